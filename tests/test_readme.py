@@ -1,16 +1,20 @@
-"""The Python of the README runs, block after block, as a reader would run it."""
+"""The Python of the README runs, block after block, as a reader would run it; its commands exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 FENCE = re.compile(r"^```python[ \t]*\n(?P<code>.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```(?:bash|sh|shell|console)[ \t]*\n(?P<code>.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def python_blocks(text: str) -> list[tuple[int, str]]:
@@ -26,12 +30,56 @@ def run_blocks(text: str, filename: str, namespace: dict[str, object]) -> int:
     return len(blocks)
 
 
+def commands(text: str, program: str) -> list[list[str]]:
+    """The words of every call of a program in the page's shell blocks, without comments and continuation lines."""
+    lines = [
+        line.strip().removeprefix("$ ")
+        for block in SHELL.finditer(text)
+        for line in block["code"].replace("\\\n", " ").splitlines()
+    ]
+    calls = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+    return [words[1:] for words in calls if words and words[0].rpartition("/")[2] == program]
+
+
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = ModuleType("readme")  # registered, since dataclasses and pickle look up the module of a class
     monkeypatch.setitem(sys.modules, "readme", module)
     count = run_blocks(README.read_text(encoding="utf-8"), str(README), module.__dict__)
     assert count > 0, "README.md has no ```python block: there is nothing that shows the package at work"
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """Each subcommand answers `--help`, and the help knows every option that the page uses."""
+    calls = commands(README.read_text(encoding="utf-8"), "mipprune")
+    assert calls, "README.md shows no mipprune command"
+    for subcommand in {words[0] for words in calls if not words[0].startswith("-")}:
+        command = [sys.executable, "-m", "mipprune", subcommand, "--help"]
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert finished.returncode == 0, f"mipprune {subcommand}: {finished.stderr}"
+        used = {
+            word.partition("=")[0] for words in calls if words[0] == subcommand for word in words if word[:1] == "-"
+        }
+        unknown = {
+            option for option in used if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", finished.stdout)
+        }
+        assert not unknown, f"mipprune {subcommand} does not know {sorted(unknown)}"
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    used = {words[0] for words in commands(README.read_text(encoding="utf-8"), "make") if words}
+    assert {"demo", "test"} <= used <= known
+
+
+def test_commands_are_found() -> None:
+    text = (
+        "```bash\ngit clone x && cd x && make demo  # try it\n$ mipprune check a.safetensors \\\n  --exact\n```\n"
+        "```python\nmipprune = 1\n```\n"
+    )
+    assert commands(text, "mipprune") == [["check", "a.safetensors", "--exact"]]
+    assert commands(text, "make") == [["demo"]]
 
 
 def test_blocks_are_found_with_their_lines() -> None:
