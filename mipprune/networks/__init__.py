@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from mipprune.networks.blocks import Block, blocks
 from mipprune.networks.calibration import calibrate
 from mipprune.networks.gram import Gram
 from mipprune.networks.modules import PrunableLayer, Skipped, Survey, prunable, survey
+from mipprune.networks.sequential import BlockWalker, Stage
 
-__all__ = ["Gram", "PrunableLayer", "Skipped", "Survey", "calibrate", "prunable", "survey"]
+__all__ = [
+    "Block",
+    "BlockWalker",
+    "Gram",
+    "PrunableLayer",
+    "Skipped",
+    "Stage",
+    "Survey",
+    "blocks",
+    "calibrate",
+    "prunable",
+    "survey",
+]
