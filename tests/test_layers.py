@@ -26,8 +26,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.core.separable",),
     ("mipprune.core.loss", "mipprune.core.structure"),
     ("mipprune.core.adapters",),
+    ("mipprune.core.canonical",),  # knows cvxpy problems, not ours
     ("mipprune.core.problem",),
-    ("mipprune.core.canonical",),
     ("mipprune.core.certificate",),
     ("mipprune.core.solution",),
     ("mipprune.core.solver",),
