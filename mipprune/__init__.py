@@ -1,0 +1,59 @@
+"""mipprune: structured mixed-integer problems of machine learning, with lower bounds that anyone can re-check."""
+
+from __future__ import annotations
+
+from . import formulations, losses, solvers, structures
+from .core.adapters import Masks, Sparse
+from .core.certificate import Certificate, Claim, Tangent, Tree
+from .core.loss import Loss
+from .core.problem import Problem
+from .core.separable import Separable
+from .core.solution import Checked, Proof, Solution, Stats, Status, Stop, check
+from .core.solver import Budget, Solver
+from .core.structure import Argmin, Selection, Structure, Supports
+from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
+from .losses import LeastSquares, Linear, Quadratic
+from .structures import Cardinality, Groups, NofM, PerRow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Argmin",
+    "Budget",
+    "Cardinality",
+    "Certificate",
+    "CertificateError",
+    "Checked",
+    "Claim",
+    "Groups",
+    "InvalidProblem",
+    "LeastSquares",
+    "Linear",
+    "Loss",
+    "Masks",
+    "MippruneError",
+    "NofM",
+    "PerRow",
+    "Problem",
+    "Proof",
+    "Quadratic",
+    "Selection",
+    "Separable",
+    "Solution",
+    "Solver",
+    "SolverFailure",
+    "Sparse",
+    "Stats",
+    "Status",
+    "Stop",
+    "Structure",
+    "Supports",
+    "Tangent",
+    "Tree",
+    "Unsupported",
+    "check",
+    "formulations",
+    "losses",
+    "solvers",
+    "structures",
+]

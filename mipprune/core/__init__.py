@@ -1,0 +1,1 @@
+"""Core types: separable models, losses, structures, problems, certificates, solutions, solvers."""

@@ -1,0 +1,342 @@
+"""The adapters that turn a family of supports into a structure: the only place where weights and masks meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CertificateError, InvalidProblem, Unsupported
+from .arrays import UNIT_ROUNDOFF, accurate_sum
+from .rational import rational
+from .separable import Separable
+from .structure import Argmin, Structure, Supports, Witness
+
+if TYPE_CHECKING:
+    from .rational import RationalModel
+
+__all__ = ["Masks", "Sparse"]
+
+
+def _checked_strength(strength: str) -> str:
+    if strength not in ("perspective", "big-m"):
+        raise InvalidProblem(f"strength is {strength!r}; choose 'perspective' or 'big-m'")
+    return strength
+
+
+def _round_up(values: np.ndarray[Any, Any]) -> Tensor:
+    """Smallest-effort float64 upper bounds of Fractions."""
+    floats = np.vectorize(float, otypes=[np.float64])(values) if values.size else values.astype(np.float64)
+    return torch.from_numpy(np.nextafter(floats, np.inf).reshape(values.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Structure):
+    r"""Weights whose support lies in a family of masks.
+
+    Parameters
+    ----------
+    supports : Supports
+        The family of masks.
+    box : float, or pair of Tensor or float, optional
+        A kept entry lies in ``[lower, upper]`` (a number means ``[-box, box]``); a pruned one is 0.
+    price : float or Tensor, optional
+        Paid for every kept entry, >= 0.
+
+    Notes
+    -----
+    The gain of an entry is its best decrease in the separable model, minus its price:
+
+    .. math:: \max_{l \le t \le u} -(a t + \tfrac12 c t^2) - \text{price}, \qquad\text{without box } a^2/(2c).
+    """
+
+    supports: Supports
+    box: Any = None
+    price_per_entry: float | Tensor = 0.0
+
+    def __init__(self, supports: Supports, box: Any = None, price: float | Tensor = 0.0) -> None:
+        if not isinstance(supports, Supports):
+            raise InvalidProblem(f"Sparse needs a Supports, such as NofM(2, 4); got {type(supports).__name__}")
+        if box is not None and not isinstance(box, tuple):
+            if not float(box) > 0:
+                raise InvalidProblem(f"box is {box}; a symmetric box needs a positive half-width")
+            box = (-float(box), float(box))
+        if bool((torch.as_tensor(price) < 0).any()):
+            raise InvalidProblem("price has negative entries; a price on the support is >= 0")
+        object.__setattr__(self, "supports", supports)
+        object.__setattr__(self, "box", box)
+        object.__setattr__(self, "price_per_entry", price)
+
+    def _limits(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.box is None:
+            return None
+        lower, upper = (
+            torch.as_tensor(side, dtype=like.dtype, device=like.device).expand(like.shape) for side in self.box
+        )
+        return lower, upper
+
+    def _price(self, like: Tensor) -> Tensor | float:
+        price = self.price_per_entry
+        return price.to(dtype=like.dtype, device=like.device) if isinstance(price, Tensor) else price
+
+    def _best(self, linear: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Best value of each entry if kept, its decrease, and the size of the terms of the decrease."""
+        positive = curvature > 0
+        free = torch.where(positive, -linear / torch.where(positive, curvature, 1.0), -linear.sign() * torch.inf)
+        free = torch.where((linear == 0) & ~positive, 0.0, free)
+        limits = self._limits(linear)
+        if limits is None:
+            half = 0.5 * linear * linear
+            decrease = torch.where(positive, half / torch.where(positive, curvature, 1.0), free.abs())
+            return free, decrease, decrease
+        best = torch.maximum(torch.minimum(free, limits[1]), limits[0])
+        slope = torch.where(linear == 0, 0.0, linear * best)
+        square = torch.where(curvature == 0, 0.0, 0.5 * curvature * best * best)
+        return best, -(slope + square), slope.abs() + square
+
+    def gain(self, model: Separable) -> Tensor:
+        """Return the gain of keeping each entry, as computed (no rounding allowance)."""
+        curvature = model.curvature.expand(model.linear.shape)
+        return self._best(model.linear, curvature)[1] - self._price(model.linear)
+
+    def _gain_bound(self, model: Separable) -> Tensor:
+        """Gains rounded up: they bound the true gain for every linear term within ``linear_error``."""
+        curvature = model.curvature.expand(model.linear.shape)
+        shifts = (0.0,) if model.linear_error is None else (model.linear_error, -model.linear_error)
+        bounds = []
+        for shift in shifts:
+            _, decrease, size = self._best(model.linear + shift, curvature)
+            bounds.append(decrease + 8.0 * UNIT_ROUNDOFF * size)
+        price = self._price(model.linear)
+        upper = bounds[0] if len(bounds) == 1 else torch.maximum(bounds[0], bounds[1])
+        return upper - price + UNIT_ROUNDOFF * (upper.abs() + price)
+
+    def argmin(self, model: Separable) -> Argmin:
+        """See :meth:`Structure.argmin`."""
+        curvature = model.curvature.expand(model.linear.shape)
+        best, decrease, _ = self._best(model.linear, curvature)
+        selection = self.supports.select(decrease - self._price(model.linear))
+        point = torch.where(selection.mask, best, 0.0)
+        bound = self.argmin_bound(model, selection.witness)
+        return Argmin(point, model.constant - selection.value, bound, selection.witness)
+
+    def argmin_bound(self, model: Separable, witness: Witness) -> float:
+        """See :meth:`Structure.argmin_bound`."""
+        bound = self.supports.select_bound(self._gain_bound(model), witness)
+        difference = model.constant - bound
+        return difference - UNIT_ROUNDOFF * abs(difference)
+
+    def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
+        """See :meth:`Structure.rational_bound`; gains are exact, rounded up once, and then summed by the supports."""
+        if self.box is not None:
+            raise Unsupported("exact=True does not cover boxes yet; use check(..., exact=False)")
+        shape = model.linear.shape
+        curvature = np.broadcast_to(model.curvature, shape)
+        price = self.price_per_entry
+        prices = np.broadcast_to(rational(torch.as_tensor(price, dtype=torch.float64)), shape)
+        gains = np.empty(shape, dtype=object)
+        for index in np.ndindex(shape):
+            a, c = model.linear[index], curvature[index]
+            if c == 0 and a != 0:
+                raise CertificateError("an entry has slope but no curvature and no box: the bound is -infinity")
+            gains[index] = (a * a / (2 * c) if c else Fraction(0)) - prices[index]
+        return model.constant - Fraction(self.supports.select_bound(_round_up(gains), witness))
+
+    def violation(self, point: Tensor) -> float:
+        """See :meth:`Structure.violation`."""
+        count = float(self.supports.violation(self.mask_of(point)))
+        limits = self._limits(point)
+        if limits is not None:
+            outside = torch.maximum(point - limits[1], limits[0] - point)[self.mask_of(point)]
+            count += float(outside.clamp_min(0).max()) if outside.numel() else 0.0
+        return count
+
+    def price(self, point: Tensor) -> float:
+        """See :meth:`Structure.price`."""
+        if isinstance(self.price_per_entry, Tensor):
+            prices = self.price_per_entry.to(device=point.device, dtype=torch.float64).expand(point.shape)
+            return accurate_sum(torch.where(self.mask_of(point), prices, 0.0))[0]
+        if self.price_per_entry == 0:
+            return 0.0
+        return float(self.price_per_entry) * int(self.mask_of(point).sum())
+
+    def restrict(self, on: Tensor, off: Tensor) -> Self:
+        """See :meth:`Structure.restrict`."""
+        return type(self)(self.supports.restrict(on, off), self.box, self.price_per_entry)
+
+    def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Structure.propagate`."""
+        return self.supports.propagate(on, off)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """See :meth:`Structure.check_shape`."""
+        self.supports.check_shape(shape)
+
+    def variable(self, shape: tuple[int, ...], *, relax: bool = False) -> Any:
+        """See :meth:`Structure.variable`."""
+        import cvxpy as cp
+
+        return cp.Variable(shape, name="w")
+
+    def model(
+        self,
+        w: Any,
+        split: Tensor | None,
+        *,
+        strength: str = "perspective",
+        bounds: tuple[Tensor, Tensor] | None = None,
+        relax: bool = False,
+        scale: float = 1.0,
+    ) -> tuple[Any, list[Any]]:
+        """See :meth:`Structure.model`.
+
+        The linear links ``lower z <= w <= upper z`` are always stated beside the cones: they keep a solver's
+        feasibility tolerance on squares from admitting weights off the support.
+        """
+        import cvxpy as cp
+
+        perspective = _checked_strength(strength) == "perspective"
+        z = cp.Variable(w.shape, name="z", boolean=not relax)
+        constraints: list[Any] = self.supports.constraints(z)
+        if relax:
+            constraints += [z >= 0, z <= 1]
+        lower, upper = self._model_bounds(w.shape, bounds)
+        if lower is not None and upper is not None:
+            constraints += [w >= cp.multiply(lower, z), w <= cp.multiply(upper, z)]
+        elif not perspective or split is None:
+            raise InvalidProblem(
+                "the model has neither a box nor curvature to link weights and mask; give Sparse(..., box=...) or a ridge"
+            )
+        cost: Any = 0.0
+        if split is not None:
+            root = np.sqrt(np.broadcast_to((0.5 / scale * split).double().cpu().numpy(), w.shape))
+            if perspective:
+                q = cp.Variable(w.shape, name="q", nonneg=True)
+                scaled = cp.vec(cp.multiply(2.0 * root, w), order="C")
+                q_flat, z_flat = cp.vec(q, order="C"), cp.vec(z, order="C")
+                constraints.append(cp.SOC(q_flat + z_flat, cp.vstack([scaled, q_flat - z_flat]), axis=0))
+                cost = cost + cp.sum(q)
+            else:
+                cost = cost + cp.sum(cp.square(cp.multiply(root, w)))
+        price = np.broadcast_to(torch.as_tensor(self.price_per_entry, dtype=torch.float64).cpu().numpy(), w.shape)
+        if np.any(price):
+            cost = cost + cp.sum(cp.multiply(price / scale, z))
+        return cost, constraints
+
+    def _model_bounds(
+        self, shape: tuple[int, ...], bounds: tuple[Tensor, Tensor] | None
+    ) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]:
+        """Box and proven bounds together; the sign-safe links need lower <= 0 <= upper unless the box says otherwise."""
+        if bounds is None and self.box is None:
+            return None, None
+        lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
+        if bounds is not None:
+            lower = np.minimum(bounds[0].double().cpu().numpy(), 0.0)
+            upper = np.maximum(bounds[1].double().cpu().numpy(), 0.0)
+        limits = self._limits(torch.zeros(shape, dtype=torch.float64))
+        if limits is not None:
+            lower, upper = np.maximum(lower, limits[0].numpy()), np.minimum(upper, limits[1].numpy())
+        return lower, upper
+
+    def describe(self) -> str:
+        """See :meth:`Structure.describe`."""
+        lines = [self.supports.describe()]
+        if self.box is not None:
+            lines.append("lower <= w <= upper on the support")
+        if isinstance(self.price_per_entry, Tensor) or self.price_per_entry != 0:
+            lines.append("price per kept entry in the objective")
+        return ", ".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Structure):
+    """The masks of a family themselves: ``w`` is 0/1, as in mask selection with a linear loss.
+
+    Parameters
+    ----------
+    supports : Supports
+        The family of masks.
+    """
+
+    supports: Supports
+
+    @staticmethod
+    def _gain(model: Separable) -> Tensor:
+        return -(model.linear + 0.5 * model.curvature)  # z * z = z on 0/1 entries
+
+    def argmin(self, model: Separable) -> Argmin:
+        """See :meth:`Structure.argmin`."""
+        gain = self._gain(model)
+        selection = self.supports.select(gain)
+        bound = self.argmin_bound(model, selection.witness)
+        return Argmin(selection.mask.to(gain.dtype), model.constant - selection.value, bound, selection.witness)
+
+    def argmin_bound(self, model: Separable, witness: Witness) -> float:
+        """See :meth:`Structure.argmin_bound`."""
+        gain = self._gain(model)
+        error = 0.0 if model.linear_error is None else model.linear_error
+        rounding = UNIT_ROUNDOFF * (model.linear.abs() + model.curvature) if bool(model.curvature.any()) else 0.0
+        difference = model.constant - self.supports.select_bound(gain + (error + rounding), witness)
+        return difference - UNIT_ROUNDOFF * abs(difference)
+
+    def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
+        """See :meth:`Structure.rational_bound`."""
+        gains = -(model.linear + model.curvature / 2)
+        return model.constant - Fraction(self.supports.select_bound(_round_up(gains), witness))
+
+    def violation(self, point: Tensor) -> float:
+        """See :meth:`Structure.violation`; a point that is not 0/1 is off by its distance from 0/1."""
+        fraction = float(torch.minimum(point.abs(), (point - 1).abs()).max()) if point.numel() else 0.0
+        mask = self.mask_of(point)
+        count = self.supports.violation(mask)
+        if count == 0 and not self.supports.contains(mask):
+            count = 1
+        return fraction + count
+
+    def restrict(self, on: Tensor, off: Tensor) -> Self:
+        """See :meth:`Structure.restrict`."""
+        return type(self)(self.supports.restrict(on, off))
+
+    def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Structure.propagate`."""
+        return self.supports.propagate(on, off)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """See :meth:`Structure.check_shape`."""
+        self.supports.check_shape(shape)
+
+    def variable(self, shape: tuple[int, ...], *, relax: bool = False) -> Any:
+        """See :meth:`Structure.variable`."""
+        import cvxpy as cp
+
+        return cp.Variable(shape, name="w", boolean=not relax)
+
+    def model(
+        self,
+        w: Any,
+        split: Tensor | None,
+        *,
+        strength: str = "perspective",
+        bounds: tuple[Tensor, Tensor] | None = None,
+        relax: bool = False,
+        scale: float = 1.0,
+    ) -> tuple[Any, list[Any]]:
+        """See :meth:`Structure.model`; on 0/1 entries the separable part is linear."""
+        import cvxpy as cp
+
+        _checked_strength(strength)
+        constraints: list[Any] = self.supports.constraints(w)
+        if relax:
+            constraints += [w >= 0, w <= 1]
+        if split is None:
+            return 0.0, constraints
+        half = np.broadcast_to((0.5 / scale * split).double().cpu().numpy(), w.shape)
+        return cp.sum(cp.multiply(half, w)), constraints
+
+    def describe(self) -> str:
+        """See :meth:`Structure.describe`."""
+        return f"w in {{0, 1}}, {self.supports.describe()}"

@@ -1,0 +1,182 @@
+"""Turning user data into tensors, once, with readable messages.
+
+Every array of the package is a :class:`torch.Tensor`. Certificates are evaluated in float64 on the CPU;
+heuristics run in float32 or float64 wherever the data are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InvalidProblem
+
+__all__ = [
+    "UNIT_ROUNDOFF",
+    "accurate_sum",
+    "as_mask",
+    "as_tensor",
+    "digest",
+    "exact",
+    "gamma",
+    "require_symmetric",
+    "working_dtype",
+]
+
+UNIT_ROUNDOFF = 2.0**-53
+"""Relative rounding error of one float64 operation (round to nearest)."""
+
+_LARGE = 1 << 16  # entries from which float32 pays off in the heuristics (measured: below it, overheads dominate)
+
+
+def gamma(n: int) -> float:
+    """Higham's ``gamma_n = n u / (1 - n u)``: relative error bound of a float64 inner product of length ``n``."""
+    return n * UNIT_ROUNDOFF / (1.0 - n * UNIT_ROUNDOFF)
+
+
+def as_tensor(data: Any, name: str, *, ndim: int | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return ``data`` as a finite floating-point tensor.
+
+    Parameters
+    ----------
+    data : Tensor, numpy array, or nested sequence
+        float32 and float64 are kept; float16 and bfloat16 are widened to float32, integers and booleans to float64
+        (both exactly), so that no later step silently works in a coarse format.
+    name : str
+        How to call the array in an error message.
+    ndim : int, optional
+        Required number of dimensions.
+    shape : tuple of int, optional
+        Required shape.
+
+    Raises
+    ------
+    InvalidProblem
+        If the data are no numbers, have the wrong shape, or contain NaN or infinity.
+    """
+    try:
+        tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidProblem(
+            f"{name} cannot be read as an array of numbers ({error}); pass a tensor or array"
+        ) from error
+    if tensor.is_complex():
+        raise InvalidProblem(f"{name} is complex; only real data have an order to optimise over")
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.to(torch.float32)
+    elif tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.to(torch.float64)
+    if ndim is not None and tensor.ndim != ndim:
+        raise InvalidProblem(f"{name} has shape {tuple(tensor.shape)}, but {ndim} dimension(s) are needed")
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise InvalidProblem(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        raise InvalidProblem(
+            f"{name} contains {count} NaN or infinite value(s); clean the data before building a problem"
+        )
+    return tensor
+
+
+def as_mask(data: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return ``data`` as a boolean tensor; accepts booleans and exact 0/1 numbers."""
+    tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+    if tensor.dtype != torch.bool:
+        if not bool(((tensor == 0) | (tensor == 1)).all()):
+            raise InvalidProblem(f"{name} is not a mask: it holds values other than 0 and 1")
+        tensor = tensor != 0
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise InvalidProblem(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    return tensor
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Return the tensor in float64 on the CPU (an exact conversion), where bounds are evaluated."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64)
+
+
+def require_symmetric(matrix: Tensor, name: str) -> Tensor:
+    """Return the exactly symmetric part of ``matrix``; refuse one that is not symmetric up to rounding."""
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise InvalidProblem(f"{name} has shape {tuple(matrix.shape)}; its last two dimensions must be equal")
+    transposed = matrix.mT
+    skew = float((matrix - transposed).abs().max()) if matrix.numel() else 0.0
+    scale = float(matrix.abs().max()) if matrix.numel() else 0.0
+    tolerance = 1e-5 if matrix.dtype == torch.float32 else 1e-10
+    if skew > tolerance * scale:
+        raise InvalidProblem(
+            f"{name} is not symmetric (largest difference from its transpose {skew:.3g}, largest entry {scale:.3g}); "
+            "a Gram matrix X'X is symmetric, so check how it was built"
+        )
+    return matrix if skew == 0.0 else 0.5 * (matrix + transposed)
+
+
+def working_dtype(size: int, requested: torch.dtype | None) -> torch.dtype:
+    """Precision in which a heuristic iterates: as requested, else float32 for large problems and float64 for small ones."""
+    if requested is not None:
+        return requested
+    return torch.float32 if size >= _LARGE else torch.float64
+
+
+def accurate_sum(terms: Tensor) -> tuple[float, float]:
+    """Sum a float64 tensor and bound the rounding error of the sum.
+
+    Rows are summed by torch (any order, so ``gamma(row length)`` bounds the error) and the row sums exactly by
+    :func:`math.fsum`, which keeps the allowance of a bound independent of the number of rows.
+
+    Returns
+    -------
+    total : float
+    error : float
+        ``|total - exact sum| <= error``.
+    """
+    terms = exact(terms)
+    if terms.numel() == 0:
+        return 0.0, 0.0
+    rows = terms.reshape(-1, terms.shape[-1]) if terms.ndim else terms.reshape(1, 1)
+    total = math.fsum(rows.sum(dim=1).tolist())
+    magnitude = math.fsum(rows.abs().sum(dim=1).tolist()) * (1.0 + gamma(rows.shape[1]))
+    return total, gamma(rows.shape[1] + 1) * magnitude
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of nested plain data, tensors and dataclasses, in hexadecimal.
+
+    Tensors enter as shape and float64 values, so that the digest does not depend on device or on an exact change of
+    precision.
+    """
+    sha = hashlib.sha256()
+
+    def feed(part: Any) -> None:
+        if isinstance(part, Tensor):
+            array = exact(part).contiguous()
+            sha.update(f"T{tuple(array.shape)}".encode())
+            sha.update(array.numpy().tobytes())
+        elif is_dataclass(part) and not isinstance(part, type):
+            sha.update(type(part).__qualname__.encode())
+            for field in fields(part):
+                sha.update(field.name.encode())
+                feed(getattr(part, field.name))
+        elif isinstance(part, (tuple, list)):
+            sha.update(f"L{len(part)}".encode())
+            for item in part:
+                feed(item)
+        elif isinstance(part, dict):
+            feed(sorted(part.items()))
+        elif part is None or isinstance(part, (bool, int, float, str)):
+            sha.update(f"{type(part).__name__}:{part!r};".encode())
+        elif isinstance(part, np.ndarray):
+            feed(torch.as_tensor(part))
+        else:
+            sha.update(type(part).__qualname__.encode())
+            feed({key: value for key, value in vars(part).items() if not key.startswith("_")})
+
+    for part in parts:
+        feed(part)
+    return sha.hexdigest()

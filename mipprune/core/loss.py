@@ -1,0 +1,147 @@
+"""The contract of a smooth convex loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from .separable import Separable
+
+if TYPE_CHECKING:
+    from .rational import RationalModel
+
+__all__ = ["Loss"]
+
+
+class Loss(ABC):
+    r"""A smooth convex function ``F`` of an array ``w``.
+
+    Five methods must be written: :meth:`value`, :meth:`gradient`, :meth:`minorant`, :meth:`minimise_on` and, for the
+    exact solvers, :meth:`expression`. The others have defaults that are valid for every convex loss and cost quality,
+    not correctness.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of ``w``.
+    scale : float
+        Magnitude of the terms that :meth:`value` adds up; tolerances are relative to it.
+
+    Notes
+    -----
+    A *split* is a diagonal curvature :math:`s \ge 0` such that :math:`F - \tfrac12\langle s, w^2\rangle` is convex. It is what
+    turns a tangent plane into a useful bound: the separable part is handed to the structure, where it meets the
+    constraint, and the rest is replaced by its tangent. Every split that reaches :meth:`minorant` is verified there.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``w``."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """Magnitude of the terms that ``value`` adds up, > 0."""
+
+    @abstractmethod
+    def value(self, w: Tensor) -> float:
+        """Return ``F(w)``, accumulated in float64; ``+inf`` outside the domain."""
+
+    @abstractmethod
+    def gradient(self, w: Tensor) -> Tensor:
+        """Return the gradient at ``w``, in the precision and on the device of ``w``; same shape."""
+
+    @abstractmethod
+    def minorant(self, v: Tensor, split: Tensor | None = None, allowed: Tensor | None = None) -> Separable:
+        """Return a separable model that is <= F everywhere (for those w that vanish outside ``allowed``).
+
+        Parameters
+        ----------
+        v : Tensor, shape ``shape``
+            Any point; the better it solves the relaxation, the better the bound.
+        split : Tensor broadcastable to ``shape``, optional
+            Diagonal curvature, verified before use; default :meth:`best_split`.
+        allowed : bool Tensor, shape ``shape``, optional
+            Entries that may be non-zero; a split need only be valid on them.
+
+        Raises
+        ------
+        CertificateError
+            If the split is not a valid one.
+        """
+
+    @abstractmethod
+    def minimise_on(self, mask: Tensor, start: Tensor | None = None) -> Tensor:
+        """Return the minimiser of F over the points that vanish outside ``mask`` (refit)."""
+
+    @abstractmethod
+    def expression(self, w: Any, split: Tensor | None, scale: float = 1.0) -> Any:
+        """Return ``(F(w) - 1/2 <split, w^2>) / scale`` as a convex cvxpy expression of the cvxpy variable ``w``."""
+
+    def rounding(self, w: Tensor) -> float:
+        """Return a bound on the rounding error of ``value(w)``."""
+        return 1e-12 * max(self.scale, abs(self.value(w)))
+
+    def majorant(self, v: Tensor) -> Separable | None:
+        """Return a separable model >= F everywhere and equal to F at ``v``, or ``None`` when none is known."""
+        return None
+
+    def best_split(self, weights: Tensor | None = None) -> Tensor | None:
+        """Return a good valid split; with ``weights`` one that (nearly) maximises ``<weights, split>``.
+
+        ``None`` means that only the zero split is known.
+        """
+        return None
+
+    def start(self) -> Tensor:
+        """Return a natural point to start from (the unconstrained minimiser where it is cheap)."""
+        return torch.zeros(self.shape, dtype=torch.float64)
+
+    def level_box(self, value: float) -> tuple[Tensor, Tensor] | None:
+        """Return entrywise bounds (lower, upper) of the level set ``F(w) <= value``, or ``None`` if unknown."""
+        return None
+
+    def condition(self, on: Tensor, off: Tensor, split: Tensor) -> tuple[Loss, Tensor]:
+        """Eliminate fixed entries: ``off`` ones are zero, ``on`` ones are minimised out.
+
+        Returns
+        -------
+        loss : Loss
+            A lower bound of F as a function of the free entries, of the same shape, that ignores the others (default: F
+            itself). It serves to find a good tangent point; :meth:`lift` brings the point back.
+        split : Tensor
+            A valid split of it, not worse than ``split`` on the free entries.
+        """
+        return self, split
+
+    def lift(self, v: Tensor, split: Tensor, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn a point and split of the conditioned loss into those of this one."""
+        return v.masked_fill(off, 0.0), split
+
+    def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
+        """Return :meth:`minorant` in exact arithmetic, with the split verified exactly."""
+        raise Unsupported(f"{type(self).__name__} has no rational evaluation; use check(..., exact=False)")
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the same loss with its tensors moved or converted."""
+        from dataclasses import fields, is_dataclass, replace
+
+        if not is_dataclass(self):
+            return self
+        moved = {
+            field.name: getattr(self, field.name).to(device=device, dtype=dtype)
+            for field in fields(self)
+            if field.init
+            and isinstance(getattr(self, field.name), Tensor)
+            and getattr(self, field.name).is_floating_point()
+        }
+        return replace(self, **moved)
+
+    def describe(self) -> str:
+        """Return the loss as one line of mathematics."""
+        return f"F(w), {type(self).__name__} of shape {self.shape}"

@@ -1,0 +1,137 @@
+"""What a solver is: a frozen set of parameters with ``solve``; its budget; the watch that keeps time and trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..errors import InvalidProblem, Unsupported
+from .problem import Problem
+from .solution import Solution, Stats, Stop
+
+__all__ = ["Budget", "Progress", "Solver", "Watch", "accept"]
+
+Progress = Callable[[float, float | None, float | None], bool | None]
+"""Called with (seconds, value, bound); returning ``True`` stops the run."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop.
+
+    Parameters
+    ----------
+    seconds : float, optional
+        Wall-clock limit, > 0.
+    gap : float
+        Relative gap at which a point counts as optimal, >= 0.
+    nodes, iterations : int, optional
+        Limits on branch-and-bound nodes and on iterations, >= 1.
+    """
+
+    seconds: float | None = None
+    gap: float = 1e-4
+    nodes: int | None = None
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "nodes", "iterations"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise InvalidProblem(f"Budget.{name} is {limit}; a limit must be positive, or None for no limit")
+        if not self.gap >= 0:
+            raise InvalidProblem(f"Budget.gap is {self.gap}; it must be >= 0")
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """The protocol of a solver: a frozen dataclass of its parameters."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+
+    def rejects(self, problem: Problem) -> str | None:
+        """Return why the problem is not for this solver, or ``None``."""
+
+    def solve(
+        self,
+        problem: Problem,
+        *,
+        budget: Budget = ...,
+        start: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Solution:
+        """Solve; solving twice gives the same answer."""
+
+
+def accept(solver: Solver, problem: Problem) -> None:
+    """Raise :class:`Unsupported` with the solver's own reason when it rejects the problem."""
+    reason = solver.rejects(problem)
+    if reason is not None:
+        raise Unsupported(f"{solver.name} does not take this problem: {reason}")
+
+
+@dataclass
+class Watch:
+    """Keeps the time, the trace and the reasons to stop of one run."""
+
+    budget: Budget
+    progress: Progress | None = None
+    started: float = field(default_factory=time.perf_counter)
+    trace: list[tuple[float, float | None, float | None]] = field(default_factory=list)
+    stopped: Stop | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, ``inf`` without a limit."""
+        return float("inf") if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    def report(self, value: float | None, bound: float | None) -> None:
+        """Record a new value or bound, and let the user see it and stop."""
+        self.trace.append((self.seconds, value, bound))
+        if self.progress is not None and self.progress(self.seconds, value, bound):
+            self.stopped = Stop.USER
+
+    def due(self, *, iterations: int | None = None, nodes: int | None = None) -> Stop | None:
+        """Return the reason to stop now, or ``None``."""
+        if self.stopped is not None:
+            return self.stopped
+        if self.remaining <= 0:
+            return Stop.TIME
+        if iterations is not None and self.budget.iterations is not None and iterations >= self.budget.iterations:
+            return Stop.ITERATIONS
+        if nodes is not None and self.budget.nodes is not None and nodes >= self.budget.nodes:
+            return Stop.NODES
+        return None
+
+    def stats(
+        self,
+        *,
+        setup_seconds: float | None = None,
+        iterations: int | None = None,
+        nodes: int | None = None,
+        oracle_calls: int | None = None,
+        device: str | None = None,
+        seed: int | None = None,
+    ) -> Stats:
+        """Return the statistics of the run so far."""
+        return Stats(
+            seconds=self.seconds,
+            setup_seconds=setup_seconds,
+            iterations=iterations,
+            nodes=nodes,
+            oracle_calls=oracle_calls,
+            trace=tuple(self.trace),
+            device=device,
+            seed=seed,
+        )

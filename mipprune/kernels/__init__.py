@@ -1,0 +1,1 @@
+"""Functions on arrays that know no type of the package; dense where it pays."""

@@ -1,0 +1,279 @@
+"""Least squares with a ridge: sparse regression, rule selection, low-rank pruning quadratics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.arrays import accurate_sum, as_tensor, exact, gamma
+from ..core.loss import Loss
+from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
+from ..core.separable import Separable
+from ..errors import CertificateError, InvalidProblem
+from ..kernels import diagonal_split
+
+__all__ = ["LeastSquares"]
+
+_DENSE = 4096  # widest problem for which X'X may be formed when n >= p
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquares(Loss):
+    r"""The loss :math:`F(b) = \tfrac12\|y - Xb\|^2 + \tfrac12\sum_j r_j b_j^2`.
+
+    Parameters
+    ----------
+    design : Tensor, shape (n, p)
+        X.
+    response : Tensor, shape (n,)
+        y.
+    ridge : float or Tensor, shape (p,)
+        r >= 0; note the 1/2.
+
+    Notes
+    -----
+    With the residual :math:`\alpha = y - Xv` as dual vector, for any v,
+    :math:`F(b) \ge \alpha^\top y - \tfrac12\|\alpha\|^2 - \langle X^\top\alpha, b\rangle + \tfrac12\langle r, b^2\rangle`. When
+    n >= p, curvature of X'X can be added to the ridge. X'X is never formed when p > n.
+
+    Examples
+    --------
+    >>> loss = LeastSquares(torch.eye(2), torch.tensor([3.0, 4.0]), ridge=1.0)
+    >>> loss.value(torch.zeros(2))
+    12.5
+    """
+
+    design: Tensor
+    response: Tensor
+    ridge: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        design = as_tensor(self.design, "design", ndim=2)
+        response = as_tensor(self.response, "response", shape=(design.shape[0],))
+        ridge = as_tensor(self.ridge, "ridge")
+        if ridge.numel() != 1 and tuple(ridge.shape) != (design.shape[1],):
+            raise InvalidProblem(
+                f"ridge has shape {tuple(ridge.shape)}; give one number or one per column ({design.shape[1]})"
+            )
+        if bool((ridge < 0).any()):
+            raise InvalidProblem("ridge has negative entries; it must be >= 0")
+        object.__setattr__(self, "design", design)
+        object.__setattr__(self, "response", response.to(design))
+        object.__setattr__(self, "ridge", ridge.to(design).expand(design.shape[1]).clone())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(p,)."""
+        return (self.design.shape[1],)
+
+    @cached_property
+    def scale(self) -> float:
+        """``1/2 ||y||^2``, the value at zero."""
+        return max(0.5 * float(self.response.double().square().sum()), 1e-300)
+
+    @property
+    def _penalty(self) -> Tensor:
+        assert isinstance(self.ridge, Tensor)
+        return self.ridge
+
+    def value(self, w: Tensor) -> float:
+        """See :meth:`Loss.value`."""
+        w = w.double()
+        residual = self.response.double() - self.design.double() @ w
+        return 0.5 * accurate_sum(residual.square())[0] + 0.5 * accurate_sum(self._penalty.double() * w * w)[0]
+
+    def rounding(self, w: Tensor) -> float:
+        """See :meth:`Loss.rounding`."""
+        n, p = self.design.shape
+        w = w.double().abs()
+        size = self.response.double().abs() + self.design.double().abs() @ w
+        terms = 0.5 * float(size.square().sum()) + 0.5 * float((self._penalty.double() * w * w).sum())
+        return gamma(2 * p + n + 8) * terms
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """See :meth:`Loss.gradient`."""
+        design = self.design.to(w)
+        return design.mT @ (design @ w - self.response.to(w)) + self._penalty.to(w) * w
+
+    @cached_property
+    def _gram(self) -> Tensor | None:
+        n, p = self.design.shape
+        if p > n or p > _DENSE:
+            return None
+        design = self.design.double()
+        return design.mT @ design + torch.diag(self._penalty.double())
+
+    @cached_property
+    def _safe_gram(self) -> Tensor | None:
+        """``fl(X'X) + ridge`` lowered on the diagonal by the rounding of the product: |error_ij| <= gamma_n |X_i||X_j|."""
+        if self._gram is None:
+            return None
+        n, p = self.design.shape
+        return self._gram - torch.diag(gamma(n + 2) * p * self._gram.diagonal())
+
+    @cached_property
+    def _norm(self) -> float:
+        """Squared spectral norm of X with unit columns, from the smaller of the two Gram matrices."""
+        scaled = self.design.double() * diagonal_split.inverse_root(self.design.double().square().sum(dim=0))
+        small = scaled.mT @ scaled if scaled.shape[1] <= scaled.shape[0] else scaled @ scaled.mT
+        return float(torch.linalg.eigvalsh(small)[-1])
+
+    def majorant(self, v: Tensor) -> Separable:
+        """See :meth:`Loss.majorant`."""
+        gradient = self.gradient(v)
+        columns = self.design.double().square().sum(dim=0)
+        curvature = ((1 + 1e-6) * self._norm * columns + self._penalty.double()).to(v)
+        constant = (
+            self.value(v)
+            - float((gradient.double() * v.double()).sum())
+            + 0.5 * float((curvature * v * v).double().sum())
+        )
+        return Separable(constant=constant, linear=gradient - curvature * v, curvature=curvature)
+
+    def best_split(self, weights: Tensor | None = None) -> Tensor:
+        """See :meth:`Loss.best_split`: the ridge, and when n >= p also curvature of X'X."""
+        ridge = self._penalty.double()
+        if self._safe_gram is None:
+            return ridge
+        diagonal = self._safe_gram.diagonal()
+        if weights is None:
+            root = diagonal_split.inverse_root(diagonal)
+            split = torch.linalg.eigvalsh(root.unsqueeze(1) * self._safe_gram * root)[0].clamp_min(0) * diagonal
+        else:
+            split = diagonal_split.maximise(self._safe_gram, weights.double())
+        split = diagonal_split.shrink_until_valid(self._safe_gram, split)
+        target = diagonal.clamp_min(1e-300).reciprocal() if weights is None else weights.double()
+        return split if float(target @ split) > float(target @ ridge) else ridge
+
+    def _extra(self, split: Tensor | None, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The verified split and its part beyond the ridge."""
+        chosen = (self.best_split() if split is None else split).double().expand(self.shape)
+        ridge = self._penalty.double()
+        extra = chosen - ridge
+        if bool((chosen < 0).any()):
+            raise CertificateError("split: it has negative entries")
+        if not bool((extra > 0).any()):
+            return chosen, extra
+        if self._safe_gram is None:
+            raise CertificateError(
+                "split: it exceeds the ridge, and with more columns than rows X'X has no curvature to give"
+            )
+        if not diagonal_split.is_valid(self._safe_gram, chosen, None if allowed is None else allowed.reshape(1, -1)):
+            raise CertificateError("split: X'X + ridge - Diag(split) is not positive semidefinite")
+        return chosen, extra
+
+    def minorant(self, v: Tensor, split: Tensor | None = None, allowed: Tensor | None = None) -> Separable:
+        """See :meth:`Loss.minorant`; ``split`` has shape (p,)."""
+        chosen, extra = self._extra(split, allowed)
+        n, p = self.design.shape
+        v, design, response = v.double(), self.design.double(), self.response.double()
+        fitted = design @ v
+        # With the ridge alone any vector may serve as residual, so its rounding costs nothing. With curvature of X'X the
+        # tangent is taken at v itself, and then the rounding of X v counts.
+        residual = response - fitted
+        slope = design.mT @ residual
+        size = design.abs().mT @ residual.abs()
+        error = gamma(n + 2) * size
+        fit_error = gamma(p + 2) * (design.abs() @ v.abs() + response.abs())
+        base, base_error = accurate_sum(residual * response)
+        square, square_error = accurate_sum(residual * residual)
+        constant = base - 0.5 * square
+        slack = base_error + square_error + gamma(4) * (float((residual * response).abs().sum()) + square)
+        linear = -slope
+        if bool((extra != 0).any()):
+            # F >= 1/2||y||^2 - 1/2||Xv||^2 + 1/2<e, v^2> + <-X'(y - Xv) - e v, b> + 1/2<s, b^2>.
+            bend, bend_error = accurate_sum(extra * v * v)
+            constant += 0.5 * bend
+            linear = linear - extra * v
+            error = error + design.abs().mT @ fit_error + gamma(3) * (extra * v).abs()
+            norm = float(response.abs() @ fit_error) + 2 * float((fitted.abs() + fit_error) @ fit_error)
+            slack += bend_error + norm + gamma(4) * abs(bend)
+        error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
+        constant -= 1.01 * slack + gamma(4) * abs(constant)
+        return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
+
+    def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
+        """See :meth:`Loss.rational_minorant`."""
+        chosen = rational((self.best_split() if split is None else split).expand(self.shape))
+        ridge, design = rational(self._penalty), rational(self.design)
+        response, point = rational(self.response), rational(v)
+        extra = chosen - ridge
+        if any(value > 0 for value in extra):
+            gram = design.T @ design
+            gram[range(len(extra)), range(len(extra))] -= extra
+            inside = list(range(len(extra))) if allowed is None else allowed.nonzero().ravel().tolist()
+            if not is_positive_semidefinite(gram[[[i] for i in inside], inside]):
+                raise CertificateError(
+                    "split: X'X + ridge - Diag(split) is not positive semidefinite (exact arithmetic)"
+                )
+        fitted = design @ point
+        residual = response - fitted
+        constant = (total(response * response) - total(fitted * fitted) + total(extra * point * point)) / 2
+        return RationalModel(constant, -(residual @ design) - extra * point, chosen)
+
+    def minimise_on(self, mask: Tensor, start: Tensor | None = None) -> Tensor:
+        """See :meth:`Loss.minimise_on`; an n x n system when the support is larger than n (Woodbury)."""
+        inside = mask.to(self.design.device).nonzero().ravel()
+        out = torch.zeros(self.shape, dtype=torch.float64, device=self.design.device)
+        if inside.numel() == 0:
+            return out.to(self.design)
+        design, response = self.design.double()[:, inside], self.response.double()
+        ridge = self._penalty.double()[inside]
+        if design.shape[1] > design.shape[0] and bool((ridge > 0).all()):
+            scaled = design / ridge
+            system = torch.eye(len(response), dtype=torch.float64, device=design.device) + scaled @ design.mT
+            out[inside] = scaled.mT @ torch.linalg.solve(system, response)
+        else:
+            stacked = torch.cat([design, torch.diag(ridge.sqrt())])
+            right = torch.cat([response, torch.zeros_like(ridge)])
+            out[inside] = torch.linalg.lstsq(stacked.cpu(), right.cpu(), driver="gelsd").solution.to(out)
+        return out.to(self.design)
+
+    def start(self) -> Tensor:
+        """Return the ridge solution on all columns."""
+        return self.minimise_on(torch.ones(self.shape, dtype=torch.bool))
+
+    def level_box(self, value: float) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`Loss.level_box`, from the inverse of X'X + ridge or from the ridge alone."""
+        ridge = self._penalty.double()
+        if self._gram is not None:
+            factor, info = torch.linalg.cholesky_ex(self._gram)
+            if int(info) == 0:
+                center = torch.cholesky_solve(
+                    (self.design.double().mT @ self.response.double()).unsqueeze(1), factor
+                ).squeeze(1)
+                least = self.value(center)
+                inverse = torch.cholesky_inverse(factor).diagonal()
+                radius = (2 * max(value - least, 0.0) * inverse).sqrt() * (1 + 1e-6) + 1e-9 * center.abs()
+                return center - radius, center + radius
+        if not bool((ridge > 0).all()):
+            return None
+        radius = (2 * max(value, 0.0) / ridge).sqrt() * (1 + 1e-6)
+        return -radius, radius
+
+    def expression(self, w: Any, split: Tensor | None, scale: float = 1.0) -> Any:
+        """See :meth:`Loss.expression`."""
+        import cvxpy as cp
+
+        root = np.sqrt(scale)
+        design, response = exact(self.design).numpy() / root, exact(self.response).numpy() / root
+        used = torch.zeros_like(self._penalty.double()) if split is None else exact(split).expand(self.shape)
+        rest = exact(self._penalty) - used
+        if bool((rest >= 0).all()):
+            out = 0.5 * cp.sum(cp.square(response - design @ w))
+            return out + 0.5 * cp.sum(cp.multiply(rest.numpy() / scale, cp.square(w))) if bool(rest.any()) else out
+        assert self._gram is not None
+        factor = diagonal_split.factor(exact(self._gram) - torch.diag(used)).numpy() / root
+        linear = exact(self.design.double().mT @ self.response.double()).numpy() / scale
+        constant = 0.5 * float(self.response.double().square().sum()) / scale
+        return 0.5 * cp.sum(cp.square(factor @ w)) - linear @ w + constant
+
+    def describe(self) -> str:
+        """See :meth:`Loss.describe`."""
+        n, p = self.design.shape
+        return f"1/2 ||y - X b||^2 + 1/2 <ridge, b^2>, X {n} x {p}, ridge up to {float(self._penalty.max()):.4g}"

@@ -1,0 +1,1 @@
+"""Solvers: each a frozen dataclass of its parameters."""

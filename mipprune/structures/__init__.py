@@ -1,0 +1,12 @@
+"""Families of supports."""
+
+from __future__ import annotations
+
+from .cardinality import Cardinality, PerRow
+from .groups import Groups
+from .n_of_m import NofM
+
+__all__ = ["Cardinality", "Groups", "NofM", "PerRow"]
+
+ALL = (Cardinality, Groups, NofM, PerRow)
+"""Every family of the package, so that tests run over all of them."""
