@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from mipprune.networks.blocks import Block, blocks
 from mipprune.networks.calibration import calibrate
+from mipprune.networks.data import calibration_batches, image_tensor, read_arrays
+from mipprune.networks.evaluate import Fidelity, accuracy, embeddings, fidelity, perplexity
 from mipprune.networks.gram import Gram
+from mipprune.networks.load import Loaded, find_gguf, find_model, load
 from mipprune.networks.modules import PrunableLayer, Skipped, Survey, prunable, survey
 from mipprune.networks.sequential import BlockWalker, Stage
+from mipprune.networks.text import english_text, read_text, text_batches, token_blocks
 
 __all__ = [
     "Block",
     "BlockWalker",
+    "Fidelity",
     "Gram",
+    "Loaded",
     "PrunableLayer",
     "Skipped",
     "Stage",
     "Survey",
+    "accuracy",
     "blocks",
     "calibrate",
+    "calibration_batches",
+    "embeddings",
+    "english_text",
+    "fidelity",
+    "find_gguf",
+    "find_model",
+    "image_tensor",
+    "load",
+    "perplexity",
     "prunable",
+    "read_arrays",
+    "read_text",
     "survey",
+    "text_batches",
+    "token_blocks",
 ]
