@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -152,7 +154,7 @@ def read_arrays(path: str | Path) -> tuple[Tensor, Tensor | None]:
     file = Path(path)
     if not file.is_file():
         raise InvalidProblem(f"there is no file {str(file)!r}; check the path of the arrays")
-    named = _named_arrays(file)
+    named = _read_named(file)
     inputs = next((named[name] for name in _INPUT_NAMES if name in named), None)
     labels = next((named[name] for name in _LABEL_NAMES if name in named), None)
     if inputs is None and len(named) == 1:
@@ -165,6 +167,18 @@ def read_arrays(path: str | Path) -> tuple[Tensor, Tensor | None]:
     if inputs.dtype == torch.uint8:
         inputs = image_tensor(inputs)
     return inputs, None if labels is None else labels.to(torch.int64)
+
+
+def _read_named(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+
+    try:
+        return _named_arrays(file)
+    except (UnpicklingError, SafetensorError, BadZipFile, ValueError, TypeError, EOFError, RuntimeError) as error:
+        raise InvalidProblem(
+            f"{str(file)!r} cannot be read as arrays of numbers: {str(error).splitlines()[0]}; "
+            "pickled objects are refused because they could run code, save plain arrays instead"
+        ) from error
 
 
 def _named_arrays(file: Path) -> dict[str, Tensor]:
@@ -199,7 +213,7 @@ def image_tensor(
     Parameters
     ----------
     images : Tensor or numpy.ndarray, shape (samples, height, width) or (samples, height, width, channels), uint8
-        The channels may also come second already.
+        The channels may also come second already, where the width is not 1, 3 or 4.
     mean, std : float or tuple of float
         Subtracted and divided by after scaling to [0, 1], per channel.
 
@@ -221,15 +235,14 @@ def image_tensor(
     pixels = torch.as_tensor(images)
     if pixels.dtype != torch.uint8 or pixels.dim() not in (2, 3, 4):
         raise InvalidProblem(
-            f"images must be unsigned bytes of shape (samples, height, width[, channels]), found {pixels.dtype} of "
-            "shape "
-            f"{tuple(pixels.shape)}; scale floating images yourself"
+            "images must be unsigned bytes of shape (samples, height, width[, channels]), found "
+            f"{pixels.dtype} of shape {tuple(pixels.shape)}; scale floating images yourself"
         )
     if pixels.dim() == 2:
         return (pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)
     if pixels.dim() == 3:
         pixels = pixels.unsqueeze(1)
-    elif pixels.shape[-1] in (1, 3, 4) and pixels.shape[1] not in (1, 3, 4):
+    elif pixels.shape[-1] in (1, 3, 4):
         pixels = pixels.permute(0, 3, 1, 2)
     shape = (1, -1, 1, 1)
     return (pixels.float() / 255 - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)

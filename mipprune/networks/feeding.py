@@ -47,7 +47,8 @@ def feed(model: nn.Module, batch: object) -> Any:
     device, dtype = device_of(model), _dtype_of(model)
 
     def convert(value: Tensor) -> Tensor:
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        # Always a copy: some networks change their input in place, and the caller may use the batch again.
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None, copy=True)
 
     if isinstance(batch, (Tensor, np.ndarray)):
         return model(map_tensors(batch, convert))

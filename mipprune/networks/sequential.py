@@ -250,13 +250,14 @@ class BlockWalker:
 
         def to_memory(tensor: Tensor) -> Tensor:
             # Blocks mostly get the same masks: one copy of each. Keeping the original keeps its id from being reused.
-            return copies.setdefault(id(tensor), (tensor, tensor.cpu()))[1]
+            return copies.setdefault(id(tensor), (tensor, tensor.to("cpu", copy=True)))[1]
 
         def hook_for(number: int) -> Any:
             def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 hidden, call = Call.split(args, kwargs)
                 if number == 0 and hidden is not None:
-                    states.put(len(captured[0]), hidden)
+                    # A copy: when later blocks are watched too, this one runs on and may change its input in place.
+                    states.put(len(captured[0]), hidden.clone())
                 kept = replace(call, args=map_tensors(call.args, to_memory), kwargs=map_tensors(call.kwargs, to_memory))
                 captured[number].append(kept)
                 if number + 1 == len(captured):

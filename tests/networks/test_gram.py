@@ -32,7 +32,7 @@ def test_blocks_of_columns_fit_together(generator: torch.Generator) -> None:
 
 
 def test_many_correlated_float32_tokens_stay_positive_semidefinite(generator: torch.Generator) -> None:
-    """A rank-deficient stream with outlier features: a float32 sum over all tokens would fail these bounds."""
+    """A rank-deficient stream with outlier features; one float32 sum over all tokens misses the bound on the error."""
     mixing = torch.randn(8, 48, generator=generator)
     mixing[:, :2] *= 30
     gram = Gram(48)
@@ -43,8 +43,8 @@ def test_many_correlated_float32_tokens_stay_positive_semidefinite(generator: to
         exact += rows.double().T @ rows.double()
     assert gram.tokens == 163_840
     eigenvalues = torch.linalg.eigvalsh(gram.matrix())
-    assert float(eigenvalues[0]) >= -1e-7 * float(eigenvalues[-1])
-    assert float((gram.matrix() - exact).abs().max() / exact.abs().max()) < 1e-6
+    assert float(eigenvalues[0]) >= -5e-9 * float(eigenvalues[-1])
+    assert float((gram.matrix() - exact).abs().max() / exact.abs().max()) < 5e-8
     damped = gram.matrix() + 0.01 * gram.diagonal().mean() * torch.eye(48, dtype=torch.float64)
     torch.linalg.cholesky(damped)
 

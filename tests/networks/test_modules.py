@@ -28,6 +28,7 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
 def test_a_convolution_is_its_patches_times_its_matrix(settings: dict[str, Any], generator: torch.Generator) -> None:
     module = nn.Conv2d(4, 6, bias=False, dtype=torch.float64, **settings)
