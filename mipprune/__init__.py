@@ -12,6 +12,7 @@ from .core.solution import Checked, Proof, Solution, Stats, Status, Stop, check
 from .core.solver import Budget, Solver
 from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
+from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
 from .structures import Cardinality, Groups, NofM, PerRow
 
@@ -53,7 +54,9 @@ __all__ = [
     "Unsupported",
     "check",
     "formulations",
+    "load",
     "losses",
+    "save",
     "solvers",
     "structures",
 ]
