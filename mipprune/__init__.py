@@ -14,6 +14,7 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
+from .solvers import Scip
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "Problem",
     "Proof",
     "Quadratic",
+    "Scip",
     "Selection",
     "Separable",
     "Solution",

@@ -1,0 +1,298 @@
+"""What the exact solvers share: from a problem to scaled canonical data, and from a back end's words to a solution."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.adapters import Masks, Sparse
+from ..core.arrays import as_tensor
+from ..core.canonical import Canonical, complete
+from ..core.certificate import Claim, Tangent
+from ..core.problem import Problem
+from ..core.solution import Solution, Stop
+from ..core.solver import Budget, Watch
+from ..errors import CertificateError, Unsupported
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "Incumbent",
+    "Instance",
+    "Outcome",
+    "conclude",
+    "first_member",
+    "mask_model",
+    "mask_of_columns",
+    "reason",
+]
+
+DEFAULT_BUDGET = Budget()
+
+LARGEST = 20_000
+"""0/1 entries beyond which neither back end gets anywhere."""
+
+CONE_TOLERANCE = 1e-4
+"""Relative error of a claimed bound of a model with cones, the objective scaled to 1 (measured: below 2e-5)."""
+
+LINEAR_TOLERANCE = 1e-6
+"""Relative error of a claimed bound of a model with linear rows only."""
+
+_UNBOUNDED = 1e19  # from here on, a back end's bound means that it has none
+_LOG = logging.getLogger("mipprune")
+_TRANSCENDENTAL = frozenset({"log", "exp", "logistic", "log_sum_exp", "entr", "kl_div", "rel_entr", "log1p", "log_det"})
+
+
+def reason(problem: Problem, strength: str) -> str | None:
+    """Return why neither exact back end can take the problem, or ``None``."""
+    if strength not in ("perspective", "big-m"):
+        return f"strength is {strength!r}; choose 'perspective' or 'big-m'"
+    if problem.size > LARGEST:
+        return (
+            f"{problem.size} entries are beyond exact solvers (about {LARGEST} 0/1 entries); use a first-order solver "
+            "such as ADMM or ProjectedGradient for a point and certify for a bound"
+        )
+    import cvxpy as cp
+
+    try:
+        atoms = problem.reference.loss.expression(cp.Variable(problem.shape), None).atoms()
+    except (Unsupported, NotImplementedError) as error:
+        return f"{type(problem.loss).__name__} has no cvxpy expression ({error}); use a solver of gradients"
+    curved = sorted({atom.__name__ for atom in atoms} & _TRANSCENDENTAL)
+    if curved:
+        return f"the loss contains {', '.join(curved)}, and SCIP and HiGHS take quadratics only; use BranchAndBound"
+    return _without_links(problem, strength)
+
+
+def _without_links(problem: Problem, strength: str) -> str | None:
+    """Weights need finite bounds or curvature to be tied to their mask."""
+    structure = problem.structure
+    if not isinstance(structure, Sparse) or structure.box is not None:
+        return None
+    loss = problem.reference.loss
+    if loss.level_box(loss.scale) is not None:
+        return None
+    split = loss.best_split()
+    if strength == "perspective" and split is not None and bool((split > 0).all()):
+        return None
+    return "weights have neither a box nor bounded level sets to tie them to the mask; give a box or a ridge"
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """A problem with a first member of S and its scaled canonical data."""
+
+    problem: Problem
+    canonical: Canonical
+    start: Tensor
+    value: float
+
+    @classmethod
+    def of(cls, problem: Problem, start: Tensor, strength: str) -> Instance:
+        """Lower a problem; the value of the member ``start`` proves the bounds of the weights and sets the scale."""
+        value = problem.value(start)
+        model = problem.to_cvxpy(strength, cutoff=value)
+        unit = max(abs(value), 1e-9 * problem.reference.loss.scale)
+        canonical = Canonical.from_cvxpy(model)
+        return cls(problem, canonical.scaled(unit, _unit_curvature(problem, canonical, unit)), start, value)
+
+    @property
+    def tolerance(self) -> float:
+        """Relative tolerance of claims about this model."""
+        return LINEAR_TOLERANCE if self.canonical.is_linear else CONE_TOLERANCE
+
+    def columns_of(self, point: Tensor) -> np.ndarray[Any, Any] | None:
+        """Return a member of S as a value of every column, or ``None`` when that is not determined."""
+        values = {"w": point.double().cpu().numpy()}
+        if "z" in self.canonical.blocks:
+            values["z"] = self.problem.structure.mask_of(point).cpu().numpy().astype(np.float64)
+        return complete(self.canonical, values)
+
+    def point_of(self, x: np.ndarray[Any, Any]) -> Tensor | None:
+        """Return the repaired point of a column vector: its mask, refitted; ``None`` if the mask is not admissible."""
+        problem = self.problem
+        w = torch.from_numpy(np.ascontiguousarray(self.canonical.values(x, "w"))).double()
+        if isinstance(problem.structure, Masks):
+            point = (w > 0.5).double()
+        elif "z" in self.canonical.blocks:
+            mask = torch.from_numpy(self.canonical.values(x, "z") > 0.5)
+            point = on_mask(problem, mask, torch.where(mask, w, 0.0))
+        else:
+            point = problem.reference.repair(w)
+        return point if problem.violation(point) == 0 else None
+
+
+def on_mask(problem: Problem, mask: Tensor, near: Tensor) -> Tensor:
+    """Return the best point found on one mask (inside the box, if there is one)."""
+    refitted = torch.where(mask, problem.reference.loss.minimise_on(mask, start=near).double(), 0.0)
+    if problem.violation(refitted) == 0:
+        return refitted
+    inside = replace(problem.reference, structure=problem.structure.restrict(mask, ~mask))
+    return inside.repair(near)
+
+
+def _unit_curvature(problem: Problem, canonical: Canonical, unit: float) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Factors that give weights a second derivative of about the objective's unit, where the loss offers a diagonal."""
+    if "z" not in canonical.blocks or np.isin(canonical.blocks["w"], canonical.integer).any():
+        return {}
+    majorant = problem.reference.loss.majorant(torch.zeros(problem.shape, dtype=torch.float64))
+    if majorant is None:
+        return {}
+    curvature = majorant.curvature.double().cpu().expand(problem.shape).numpy()
+    typical = float(np.median(curvature[curvature > 0])) if (curvature > 0).any() else 1.0
+    return {"w": np.sqrt(np.where(curvature > 0, curvature, typical) / unit)}
+
+
+def first_member(problem: Problem, start: Tensor | None) -> Tensor | None:
+    """Return the better of the user's start and the loss's own, both repaired; ``None`` if neither is a member of S."""
+    reference = problem.reference
+    starts = [reference.loss.start()]
+    if start is not None:
+        starts.append(as_tensor(start, "start", shape=problem.shape).detach().double().cpu())
+    members = [member for member in map(reference.repair, starts) if problem.violation(member) == 0]
+    return min(members, key=problem.value, default=None)
+
+
+def mask_model(problem: Problem) -> Canonical | None:
+    """Return the canonical data of "any admissible mask", or ``None`` for a structure without masks."""
+    import cvxpy as cp
+
+    structure = problem.structure
+    if not isinstance(structure, Sparse | Masks):
+        return None
+    z = cp.Variable(problem.shape, name="z", boolean=True)
+    return Canonical.from_cvxpy(cp.Problem(cp.Minimize(cp.sum(z)), structure.supports.constraints(z)))
+
+
+def mask_of_columns(problem: Problem, canonical: Canonical, x: np.ndarray[Any, Any]) -> Tensor:
+    """Return the best point on the mask that solves :func:`mask_model`."""
+    mask = torch.from_numpy(canonical.values(x, "z") > 0.5)
+    if isinstance(problem.structure, Masks):
+        return mask.double()
+    return on_mask(problem, mask, torch.zeros(problem.shape, dtype=torch.float64))
+
+
+@dataclass
+class Incumbent:
+    """The best member of S seen by a run; every value in it was computed by the problem."""
+
+    problem: Problem
+    watch: Watch
+    point: Tensor | None = None
+    value: float = math.inf
+    bound: float | None = None
+    _seen: set[bytes] = field(default_factory=set)
+
+    def offer(self, instance: Instance, x: np.ndarray[Any, Any]) -> Tensor | None:
+        """Repair a back end's solution and keep it if it is better; return it unless its mask was seen before."""
+        name = "z" if "z" in instance.canonical.blocks else "w"
+        key = np.round(instance.canonical.values(x, name), 6 if name == "w" else 0).tobytes()
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        point = instance.point_of(x)
+        if point is not None:
+            self.take(point)
+        return point
+
+    def take(self, point: Tensor) -> None:
+        """Keep a member of S if it is better."""
+        value = self.problem.value(point)
+        if value < self.value:
+            self.point, self.value = point, value
+
+    def report(self, bound: float | None) -> bool:
+        """Raise the bound, let the user see the state, and return whether to stop; only changes enter the trace."""
+        if bound is not None and math.isfinite(bound) and abs(bound) < _UNBOUNDED:
+            self.bound = bound if self.bound is None else max(self.bound, bound)
+        value = None if self.point is None else self.value
+        trace = self.watch.trace
+        if not trace or trace[-1][1:] != (value, self.bound):
+            self.watch.report(value, self.bound)
+        elif self.watch.progress is not None and self.watch.progress(self.watch.seconds, value, self.bound):
+            self.watch.stopped = Stop.USER
+        return self.watch.stopped is not None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a back end said at its end: why it stopped, its bound in the problem's units, whether S is empty."""
+
+    stop: Stop
+    bound: float | None = None
+    infeasible: bool = False
+    nodes: int | None = None
+    iterations: int | None = None
+    setup_seconds: float | None = None
+
+
+def conclude(
+    problem: Problem,
+    incumbent: Incumbent,
+    outcome: Outcome,
+    *,
+    solver: str,
+    claimant: tuple[str, str, float],
+    seed: int | None = None,
+) -> Solution:
+    """Turn the end of a run into a solution whose numbers are the problem's own.
+
+    ``claimant`` is the back end's name and version, and the relative tolerance of its bound. The claimed bound is kept
+    unless the tangent at the point proves as much: then the bound needs no one's word.
+    """
+    point, stop = incumbent.point, outcome.stop
+    watch = incumbent.watch
+    back_end, version, tolerance = claimant
+    claim = None
+    if outcome.bound is not None and abs(outcome.bound) < _UNBOUNDED:
+        claim = Claim(back_end, version, outcome.bound, tolerance)
+        slack = tolerance * max(abs(incumbent.value), 1e-12)
+        if point is not None and outcome.bound > incumbent.value + slack + problem.rounding(point):
+            _LOG.warning(
+                "%s claims the bound %r above the value %r of a point; claim dropped",
+                back_end, outcome.bound, incumbent.value,
+            )  # fmt: skip
+            claim, stop = None, Stop.NUMERICAL
+    certificate, proven = (None, None) if point is None else _tangent(problem, point)
+    if certificate is not None and (proven is None or (claim is not None and proven < claim.bound)):
+        certificate = None
+    solution = Solution.of(
+        problem,
+        point if point is None else point.to(device=_device(problem)),
+        stop=stop,
+        certificate=certificate,
+        bound=proven if certificate is not None else None,
+        claim=claim,
+        tolerance=watch.budget.gap,
+        stats=watch.stats(
+            setup_seconds=outcome.setup_seconds,
+            iterations=outcome.iterations,
+            nodes=outcome.nodes,
+            device="cpu",
+            seed=seed,
+        ),
+        solver=solver,
+        infeasible=outcome.infeasible and point is None,
+    )
+    if stop is Stop.GAP and not solution.gap_closed and solution.point is not None:
+        return replace(solution, stop=Stop.NUMERICAL)  # the back end's tolerance is coarser than the gap asked for
+    return solution
+
+
+def _device(problem: Problem) -> torch.device:
+    return problem.loss.start().device
+
+
+def _tangent(problem: Problem, point: Tensor) -> tuple[Tangent | None, float | None]:
+    try:
+        tangent = Tangent.at(problem, point)
+        bound = tangent.bound(problem)
+    except (CertificateError, Unsupported):
+        return None, None
+    return (tangent, bound) if math.isfinite(bound) else (None, None)
