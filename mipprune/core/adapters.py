@@ -130,6 +130,16 @@ class Sparse(Structure):
         difference = model.constant - bound
         return difference - UNIT_ROUNDOFF * abs(difference)
 
+    def relaxed_step(self, center: Tensor, split: Tensor, metric: Tensor) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`Structure.relaxed_step`; with a box or a price that varies there is no closed form."""
+        if self.box is not None or isinstance(self.price_per_entry, Tensor):
+            return None
+        weight = (0.5 * split).sqrt() * center.abs()
+        z = self.supports.spread(weight, (split / metric).expand(center.shape), float(self.price_per_entry))
+        if z is None:
+            return None
+        return metric * center * z / (metric * z + split).clamp_min(torch.finfo(center.dtype).tiny), z
+
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """See :meth:`Structure.rational_bound`; gains are exact, rounded up once, and then summed by the supports."""
         if self.box is not None:

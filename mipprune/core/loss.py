@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -83,12 +84,23 @@ class Loss(ABC):
     def expression(self, w: Any, split: Tensor | None, scale: float = 1.0) -> Any:
         """Return ``(F(w) - 1/2 <split, w^2>) / scale`` as a convex cvxpy expression of the cvxpy variable ``w``."""
 
+    def value_and_gradient(self, w: Tensor) -> tuple[float, Tensor]:
+        """Return value and gradient together, in the precision of ``w``: for iterations, not for proofs."""
+        return self.value(w), self.gradient(w)
+
     def rounding(self, w: Tensor) -> float:
         """Return a bound on the rounding error of ``value(w)``."""
         return 1e-12 * max(self.scale, abs(self.value(w)))
 
     def majorant(self, v: Tensor) -> Separable | None:
         """Return a separable model >= F everywhere and equal to F at ``v``, or ``None`` when none is known."""
+        return None
+
+    def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        r"""Return a metric and the map :math:`a \mapsto \arg\min_w F(w) - \tfrac12\langle s,w^2\rangle + \tfrac12\langle m,(w-a)^2\rangle`.
+
+        The metric m is ``strength`` times the diagonal of the Hessian. ``None`` (the default) when there is no cheap way.
+        """
         return None
 
     def best_split(self, weights: Tensor | None = None) -> Tensor | None:

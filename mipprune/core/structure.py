@@ -91,11 +91,11 @@ class Supports(ABC):
         """Return the fixings together with those they imply."""
         return on, off
 
-    def spread(self, weight: Tensor, offset: Tensor) -> Tensor | None:
-        r"""Minimise :math:`\sum \text{weight}^2/(z + \text{offset})` over the convex hull of the masks.
+    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor | None:
+        r"""Minimise :math:`\sum \text{weight}^2/(z + \text{offset}) + \text{price}\sum z` over the convex hull of the masks.
 
-        It is the proximal step of the perspective relaxation. ``None`` (the default) lets the relaxation use
-        :meth:`select` alone, which is slower.
+        It is the proximal step of the perspective relaxation; an approximate answer will do, since no bound rests on it.
+        ``None`` (the default) lets the relaxation use :meth:`select` alone, which is slower.
         """
         return None
 
@@ -155,6 +155,14 @@ class Structure(ABC):
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fixings together with those they imply."""
         return on, off
+
+    def relaxed_step(self, center: Tensor, split: Tensor, metric: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""Minimise :math:`\tfrac12\langle\text{metric}, (w-\text{center})^2\rangle + \tfrac12\langle\text{split}, w^2/z\rangle` + price.
+
+        Over w and z in the convex hull of the masks: one proximal step of the perspective relaxation. Returns (w, z), or
+        ``None`` when S has no closed form for it.
+        """
+        return None
 
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """Return :meth:`argmin_bound` for a model with exact coefficients."""

@@ -83,7 +83,8 @@ def largest_factor(gram: Tensor, split: Tensor) -> Tensor:
     scale = inverse_root(torch.where(active, split, 1.0))
     inside = active.unsqueeze(-1) & active.unsqueeze(-2)
     scaled = torch.where(inside, scale.unsqueeze(-1) * gram * scale.unsqueeze(-2), 0.0)
-    scaled = scaled + torch.diag_embed(torch.where(active, 0.0, torch.inf)).nan_to_num(posinf=1e300)
+    ceiling = 1.0 + scaled.abs().sum(dim=-1).amax(dim=-1)  # above every eigenvalue: inactive rows never decide
+    scaled = scaled + torch.diag_embed(torch.where(active, 0.0, ceiling.unsqueeze(-1)))
     smallest = torch.linalg.eigvalsh(scaled)[..., 0]
     return torch.where(active.any(dim=-1), smallest.clamp_min(0.0), 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -134,6 +135,25 @@ class LeastSquares(Loss):
             + 0.5 * float((curvature * v * v).double().sum())
         )
         return Separable(constant=constant, linear=gradient - curvature * v, curvature=curvature)
+
+    def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """See :meth:`Loss.resolvent`: a p x p inverse, or an n x n one (Woodbury) when p > n."""
+        design = self.design
+        n, p = design.shape
+        metric = strength * (design.square().sum(dim=0) + self._penalty)
+        metric = torch.where(metric > 0, metric, 1.0)
+        base = metric + self._penalty - split.to(design)
+        constant = design.mT @ self.response
+        if p <= n:
+            inverse = torch.linalg.inv(design.mT @ design + torch.diag(base))
+            return metric, lambda anchor: inverse @ (constant + metric * anchor)
+        small = torch.linalg.inv(torch.eye(n).to(design) + (design / base) @ design.mT)
+
+        def apply(anchor: Tensor) -> Tensor:
+            right = (constant + metric * anchor) / base
+            return right - (design.mT @ (small @ (design @ right))) / base
+
+        return metric, apply
 
     def best_split(self, weights: Tensor | None = None) -> Tensor:
         """See :meth:`Loss.best_split`: the ridge, and when n >= p also curvature of X'X."""

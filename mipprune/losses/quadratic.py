@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,9 @@ class Quadratic(Loss):
         C, the unconstrained minimiser: the dense weights of a layer.
     offset : float
         Value at the center.
+    ridge : float
+        Multiple of the identity that the diagonal of H already contains (damping), >= 0. No formula of the loss uses it;
+        methods whose published form scores with the undamped inputs subtract it.
 
     Notes
     -----
@@ -60,6 +64,7 @@ class Quadratic(Loss):
     gram: Tensor
     center: Tensor
     offset: float = 0.0
+    ridge: float = 0.0
 
     def __post_init__(self) -> None:
         center = as_tensor(self.center, "center", ndim=2)
@@ -74,10 +79,15 @@ class Quadratic(Loss):
             raise InvalidProblem("gram has negative diagonal entries, so it is not X'X of any data")
         object.__setattr__(self, "gram", gram)
         object.__setattr__(self, "center", center.to(device=gram.device, dtype=gram.dtype))
+        if not self.ridge >= 0:
+            raise InvalidProblem(f"ridge is {self.ridge}; it is the damping contained in gram, so it must be >= 0")
         object.__setattr__(self, "offset", float(self.offset))
+        object.__setattr__(self, "ridge", float(self.ridge))
 
     @classmethod
-    def from_linear(cls, gram: Tensor, linear: Tensor, constant: float | None = None) -> Quadratic:
+    def from_linear(
+        cls, gram: Tensor, linear: Tensor, constant: float | None = None, *, ridge: float = 0.0
+    ) -> Quadratic:
         """Build the loss from (H, G, c): ``<W H, W> - 2 <G, W> + c``.
 
         Parameters
@@ -88,6 +98,8 @@ class Quadratic(Loss):
             G.
         constant : float, optional
             c; by default the one that makes the minimum 0.
+        ridge : float
+            Damping contained in H.
 
         Raises
         ------
@@ -101,7 +113,7 @@ class Quadratic(Loss):
             raise InvalidProblem("gram is not positive definite; add damping (a multiple of the identity) first")
         center = torch.cholesky_solve(linear.double().mT, factor).mT
         offset = 0.0 if constant is None else constant - float((center * linear.double()).sum())
-        return cls(gram, center, offset)
+        return cls(gram, center, offset, ridge)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,6 +159,12 @@ class Quadratic(Loss):
         """See :meth:`Loss.gradient`."""
         return 2.0 * self._times(w - self.center.to(w))
 
+    def value_and_gradient(self, w: Tensor) -> tuple[float, Tensor]:
+        """See :meth:`Loss.value_and_gradient`: one product gives both."""
+        delta = w - self.center.to(w)
+        gradient = 2.0 * self._times(delta)
+        return self.offset + 0.5 * float((gradient * delta).sum()), gradient
+
     def majorant(self, v: Tensor) -> Separable:
         """See :meth:`Loss.majorant`: the diagonal of H times the largest eigenvalue of the unit-diagonal H."""
         gradient = self.gradient(v)
@@ -157,6 +175,21 @@ class Quadratic(Loss):
             + 0.5 * float((curvature * v * v).double().sum())
         )
         return Separable(constant=constant, linear=gradient - curvature * v, curvature=curvature)
+
+    def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """See :meth:`Loss.resolvent`: one inverse for all rows that share H."""
+        split = split.to(self.gram)
+        metric = 2.0 * strength * self.diagonal
+        metric = torch.where(metric > 0, metric, 1.0)  # entries that a conditioned loss ignores
+        system = 2.0 * self.gram + torch.diag_embed(metric - split)
+        inverse = torch.linalg.inv(system)
+        constant = 2.0 * self._times(self.center)
+
+        def apply(anchor: Tensor) -> Tensor:
+            right = constant + metric * anchor
+            return right @ inverse if inverse.ndim == 2 else (right.unsqueeze(1) @ inverse).squeeze(1)
+
+        return metric.expand(self.shape), apply
 
     def best_split(self, weights: Tensor | None = None) -> Tensor:
         """See :meth:`Loss.best_split`.

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..core.arrays import accurate_sum, exact
 from ..core.structure import Selection, Supports, Witness
 from ..errors import InvalidProblem
-from ..kernels.top_k import keep_largest, spread_budget
+from ..kernels.budget import spread_budget
+from ..kernels.top_k import keep_largest
 
 __all__ = ["PartitionBudget", "check_count"]
 
@@ -122,8 +123,8 @@ class PartitionBudget(Supports):
         full = on_blocks.sum(dim=1, keepdim=True) >= self.budget
         return on, (off_blocks | (full & ~on_blocks)).reshape(off.shape)
 
-    def spread(self, weight: Tensor, offset: Tensor) -> Tensor:
+    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor:
         """See :meth:`Supports.spread`."""
         on, off = self._fixed(tuple(weight.shape), weight.device)
-        spread = spread_budget(self._blocks(weight), self._blocks(offset), self.budget, on, off)
-        return spread.reshape(weight.shape)
+        z = spread_budget(self._blocks(weight), self._blocks(offset), self.budget, price=price, on=on, off=off)
+        return z.reshape(weight.shape)
