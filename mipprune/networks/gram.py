@@ -161,9 +161,12 @@ def gram_of(inputs: Tensor, *, name: str = "") -> Tensor:
             chunk = rows.to(device=device, dtype=torch.float64 if double else torch.float32)
             for start in range(0, size, _BLOCK):
                 stop = min(start + _BLOCK, size)
-                total[start:, start:stop] += (chunk[:, start:].T @ chunk[:, start:stop]).to(torch.float64)
-    lower = total.tril()
-    total = lower + lower.tril(-1).T
+                total[start:, start:stop] += chunk[:, start:].T @ chunk[:, start:stop]
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        square = total[start:stop, start:stop]
+        square.copy_((square + square.T) / 2)
+        total[start:stop, stop:] = total[stop:, start:stop].T
     if not bool(torch.isfinite(total.diagonal()).all()):
         raise InvalidProblem(_non_finite_message(inputs, name))
     return total
