@@ -14,12 +14,13 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import Scip
+from .solvers import ADMM, Magnitude, Scip, SparseGPT, Wanda
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADMM",
     "Argmin",
     "Budget",
     "Cardinality",
@@ -32,6 +33,7 @@ __all__ = [
     "LeastSquares",
     "Linear",
     "Loss",
+    "Magnitude",
     "Masks",
     "MippruneError",
     "NofM",
@@ -46,6 +48,7 @@ __all__ = [
     "Solver",
     "SolverFailure",
     "Sparse",
+    "SparseGPT",
     "Stats",
     "Status",
     "Stop",
@@ -54,6 +57,7 @@ __all__ = [
     "Tangent",
     "Tree",
     "Unsupported",
+    "Wanda",
     "check",
     "formulations",
     "load",

@@ -89,14 +89,16 @@ def layerwise(
     if bool((diagonal < 0).any()):
         raise InvalidProblem("gram has negative diagonal entries, so it is not X'X of any data")
     dead = diagonal == 0
-    damped = gram + torch.diag(torch.where(dead, 1.0, damping * float(diagonal.mean())))
+    ridge = damping * float(diagonal.mean())
+    damped = gram + torch.diag(torch.where(dead, 1.0, ridge))
     if not diagonal_split.is_valid(damped, torch.zeros_like(diagonal)):
         raise InvalidProblem(
             f"gram is not positive definite with damping {damping}: use more calibration tokens than inputs ({width}), "
             "accumulate X'X in float64, or raise the damping (0.01 is usual)"
         )
     if target is None:
-        loss = Quadratic(damped, torch.where(dead, 0.0, weight.double()))
+        loss = Quadratic(damped, torch.where(dead, 0.0, weight.double()), ridge=ridge)
     else:
-        loss = Quadratic.from_linear(damped, as_tensor(target, "target", shape=(rows, width)).to(weight.device))
+        target = as_tensor(target, "target", shape=(rows, width)).to(weight.device)
+        loss = Quadratic.from_linear(damped, target, ridge=ridge)
     return Problem(loss, structure if isinstance(structure, Structure) else Sparse(structure), name)

@@ -1,11 +1,64 @@
-"""Keeping the largest entries of blocks, and spreading a budget over them."""
+"""Keeping the largest entries of blocks."""
 
 from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-__all__ = ["keep_largest", "spread_budget"]
+__all__ = ["keep_largest"]
+
+_SHORT = 32  # longest group whose ranks are found by comparing all pairs
+_COMPILED = 1 << 15  # entries from which calling (and once compiling) the CPU kernels pays
+
+
+@cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
+
+
+def _ordered_bits(keys: Tensor) -> Tensor:
+    """Integers in the order of the floating-point keys."""
+    integer, low_bits = (torch.int32, 2**31 - 1) if keys.dtype == torch.float32 else (torch.int64, 2**63 - 1)
+    bits = (keys + 0.0).view(integer)  # adding 0 turns -0.0 into 0.0, which must tie with it
+    return torch.where(bits < 0, bits ^ low_bits, bits) if bool((keys < 0).any()) else bits
+
+
+def _keep_compiled(keys: Tensor, count: int) -> Tensor:
+    from .selection import largest_in_blocks, largest_in_groups
+
+    keys = keys.detach().contiguous()
+    mask = torch.empty(keys.shape, dtype=torch.bool)
+    if keys.shape[1] <= _SHORT:
+        largest_in_groups(keys.numpy(), count, mask.numpy())
+    else:
+        largest_in_blocks(_ordered_bits(keys).numpy(), count, mask.numpy())
+    return mask
+
+
+def _keep_by_rank(keys: Tensor, count: int) -> Tensor:
+    """Compare all pairs of positions: on a GPU far cheaper than selecting in millions of short rows."""
+    columns = keys.unbind(dim=1)
+    ranks = [torch.zeros(len(keys), dtype=torch.int8, device=keys.device) for _ in columns]
+    for i in range(len(columns)):
+        for j in range(i):
+            first = columns[j] >= columns[i]
+            ranks[i] += first
+            ranks[j] += ~first
+    return torch.stack(ranks, dim=1) < count
+
+
+def _keep_above_threshold(keys: Tensor, count: int) -> Tensor:
+    if keys.is_cuda and keys.shape[0] == 1:  # kthvalue gives a whole row to one block of threads
+        threshold = torch.topk(keys, count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    else:
+        threshold = torch.kthvalue(keys, keys.shape[1] - count + 1, dim=1, keepdim=True).values
+    mask = keys > threshold
+    tied = keys == threshold
+    missing = count - mask.sum(dim=1, keepdim=True)
+    return mask | (tied & (tied.cumsum(dim=1) <= missing))
 
 
 def keep_largest(keys: Tensor, count: int) -> Tensor:
@@ -17,60 +70,25 @@ def keep_largest(keys: Tensor, count: int) -> Tensor:
         No NaN; infinities are ordinary values.
     count : int
         Entries to keep in each block, clipped to [0, size].
+
+    Returns
+    -------
+    bool Tensor, shape (blocks, size)
+        The same on every device and in every code path.
+
+    Examples
+    --------
+    >>> keep_largest(torch.tensor([[1.0, 3.0, 3.0, 3.0]]), 2)
+    tensor([[False,  True,  True, False]])
     """
     blocks, size = keys.shape
     if count >= size:
         return torch.ones_like(keys, dtype=torch.bool)
     if count <= 0 or blocks == 0:
         return torch.zeros_like(keys, dtype=torch.bool)
-    threshold = torch.kthvalue(keys, size - count + 1, dim=1, keepdim=True).values
-    mask = keys > threshold
-    tied = keys == threshold
-    missing = count - mask.sum(dim=1, keepdim=True)
-    return mask | (tied & (tied.cumsum(dim=1) <= missing))
-
-
-def spread_budget(
-    weight: Tensor, offset: Tensor, budget: int, on: Tensor | None = None, off: Tensor | None = None
-) -> Tensor:
-    r"""Minimise :math:`\sum_i \text{weight}_i^2/(z_i + \text{offset}_i)` over 0 <= z <= 1 with at most ``budget`` in each row.
-
-    Parameters
-    ----------
-    weight, offset : Tensor, shape (blocks, size)
-        ``offset`` > 0.
-    budget : int
-    on, off : bool Tensor, shape (blocks, size), optional
-        Entries with z = 1 (they use the budget) and z = 0.
-
-    Returns
-    -------
-    Tensor, shape (blocks, size)
-        ``z = clip(|weight| t - offset, 0, 1)`` with one multiplier t for each row, found by bisection and Newton steps.
-    """
-    size = weight.shape[1]
-    weight = weight.abs()
-    if on is not None or off is not None:
-        on = torch.zeros_like(weight, dtype=torch.bool) if on is None else on
-        off = torch.zeros_like(on) if off is None else off
-        weight = torch.where(on | off, 0.0, weight)
-        left = (budget - on.sum(dim=1, keepdim=True)).clamp_min(0).to(weight.dtype)
-    else:
-        left = torch.full((weight.shape[0], 1), float(budget), dtype=weight.dtype, device=weight.device)
-    useful = weight > 0
-    # z reaches 1 at t = (1 + offset)/weight and leaves 0 at t = offset/weight.
-    ratio = torch.where(useful, (1.0 + offset) / torch.where(useful, weight, 1.0), 0.0)
-    high = ratio.amax(dim=1, keepdim=True)
-    low = torch.zeros_like(high)
-    if budget < size or on is not None:
-        for _ in range(60 if weight.dtype == torch.float64 else 36):
-            t = 0.5 * (low + high)
-            used = (weight * t - offset).clamp_(0.0, 1.0).sum(dim=1, keepdim=True)
-            over = used > left
-            high = torch.where(over, t, high)
-            low = torch.where(over, low, t)
-        t = torch.where((weight * high - offset).clamp(0.0, 1.0).sum(dim=1, keepdim=True) <= left, high, low)
-    else:
-        t = high
-    z = torch.where(useful, (weight * t - offset).clamp(0.0, 1.0), 0.0)
-    return z if on is None else torch.where(on, 1.0, z)
+    compilable = keys.device.type == "cpu" and keys.dtype in (torch.float32, torch.float64)
+    if compilable and keys.numel() >= _COMPILED and _has_numba():
+        return _keep_compiled(keys, count)
+    if size <= (_SHORT if keys.is_cuda else 8):
+        return _keep_by_rank(keys, count)
+    return _keep_above_threshold(keys, count)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from .admm import ADMM
+from .one_shot import Magnitude, SparseGPT, Wanda
 from .scip import Scip
 
-__all__ = ["Scip"]
+__all__ = ["ADMM", "Magnitude", "Scip", "SparseGPT", "Wanda"]
 
-ALL = (Scip,)
+ALL = (
+    ADMM,
+    Magnitude,
+    Scip,
+    SparseGPT,
+    Wanda,
+)
 """Every solver of the package, so that tests run over all of them."""
