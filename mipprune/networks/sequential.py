@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from mipprune.networks.gram import Gram
 from mipprune.networks.modules import PrunableLayer, prunable
 
 __all__ = ["BlockWalker", "Stage"]
+
+_LOGGER = logging.getLogger("mipprune")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ class BlockWalker:
 
     A block's further arguments (attention masks, rotary embeddings) are taken from the network when its chain begins,
     so they must not depend on the outputs of earlier blocks of that chain. A layer that the first batch does not
-    reach is not visited.
+    reach is not visited; a warning in the log names it.
 
     Examples
     --------
@@ -137,6 +140,10 @@ class BlockWalker:
             return
         candidates = chains(self.model, self.layers)
         seen = trace(self.model, self._batches[0], self.layers, candidates)
+        reached = {name for names in seen.stages for name in names}
+        absent = [layer.name for layer in self.layers if layer.name not in reached]
+        if absent:
+            _LOGGER.warning("%d layers are not called by the network and stay as they are: %s", len(absent), absent[:5])
         for stage in self._walk(candidates, seen):
             yield stage
             self._done += len(stage.layers)

@@ -209,6 +209,12 @@ def test_progress_counts_layers_and_stops() -> None:
     assert len(stages) == 2
 
 
+def test_layers_that_are_never_called_are_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    visited = [layer.name for stage in BlockWalker(irregular(), rows()) for layer in stage.layers]
+    assert "unused" not in visited
+    assert "1 layers are not called by the network and stay as they are: ['unused']" in caplog.text
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(InvalidProblem, match="no batch"):
         BlockWalker(mlp(), [])
