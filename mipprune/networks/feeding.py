@@ -110,8 +110,8 @@ def attention_mask(batch: object) -> Tensor | None:
     -------
     Tensor, shape (sequences, length), bool, or None
         False on padding; None when the batch has no two-dimensional entry ``attention_mask``, or no padding. In an
-        encoder-decoder network the mask is the encoder's, yet it is applied to every tensor of its shape: give such networks
-        decoder inputs of another length, or batches without padding.
+        encoder-decoder network the mask is the encoder's, yet it is applied to every tensor of its shape: give such
+        networks decoder inputs of another length, or batches without padding.
     """
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     if mask is None:
