@@ -14,7 +14,7 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import ADMM, Magnitude, Scip, SparseGPT, Wanda
+from .solvers import ADMM, Highs, Magnitude, Scip, SparseGPT, Wanda
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ __all__ = [
     "Checked",
     "Claim",
     "Groups",
+    "Highs",
     "InvalidProblem",
     "LeastSquares",
     "Linear",

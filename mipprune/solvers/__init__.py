@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from .admm import ADMM
+from .highs import Highs
 from .one_shot import Magnitude, SparseGPT, Wanda
 from .scip import Scip
 
-__all__ = ["ADMM", "Magnitude", "Scip", "SparseGPT", "Wanda"]
+__all__ = ["ADMM", "Highs", "Magnitude", "Scip", "SparseGPT", "Wanda"]
 
 ALL = (
     ADMM,
+    Highs,
     Magnitude,
     Scip,
     SparseGPT,
