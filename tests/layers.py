@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["make_layer", "relative_error"]
+from mipprune import Cardinality, NofM, PerRow, Supports
+
+__all__ = ["cached_layer", "make_layer", "reference", "relative_error", "supports_of"]
 
 
 def make_layer(d: int, m: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -41,3 +48,22 @@ def relative_error(weight: Tensor, pruned: Tensor, gram: Tensor) -> float:
     weight = weight.double()
     delta = pruned.double().cpu() - weight
     return float(((delta @ gram) * delta).sum() / ((weight @ gram) * weight).sum())
+
+
+@cache
+def cached_layer(d: int, m: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return :func:`make_layer`, built once; the tensors are shared, so leave them as they are."""
+    return make_layer(d, m, n, seed)
+
+
+def reference(name: str) -> dict[str, Any]:
+    """Return a file of stored figures, ``tests/reference/<name>.json``."""
+    return json.loads((Path(__file__).parent / "reference" / f"{name}.json").read_text())
+
+
+def supports_of(structure: dict[str, Any], d: int, m: int) -> Supports:
+    """Return the family of supports that a reference entry names, for weights (m, d)."""
+    if structure["type"] == "n_of_m":
+        return NofM(structure["n"], structure["m"])
+    density = 1 - structure["sparsity"]
+    return Cardinality(round(density * d * m)) if structure["type"] == "layer" else PerRow(round(density * d))

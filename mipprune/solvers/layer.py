@@ -142,7 +142,7 @@ class Layer:
     def refit(self, w: Tensor, mask: Tensor, iterations: int) -> Tensor:
         """Return the weights refitted on ``mask``: exactly for small layers, else by conjugate gradients from ``w``."""
         if w.numel() <= _SMALL:
-            return minimise(self.gram, self.center, mask)
+            return minimise(self.gram, self.center, mask, w)
         return conjugate_gradient(self.gram, self.target, mask, w, iterations=iterations)
 
     def to_weights(self, w: Tensor) -> Tensor:

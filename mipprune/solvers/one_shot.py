@@ -99,9 +99,9 @@ class Wanda:
 
     Notes
     -----
-    It is the exact solution of the problem with H replaced by the diagonal of the undamped :math:`X^\top X`. A budget for
-    the whole layer is shared out evenly over the rows (the method compares within rows); what does not divide goes to the
-    rows with the largest next score. Families that couple entries otherwise receive the squared scores as gains.
+    It is the exact solution of the problem with H replaced by the diagonal of the undamped :math:`X^\top X`. A budget
+    for the whole layer is shared out evenly over the rows (the method compares within rows); what does not divide goes
+    to the rows with the largest next score. Families that couple entries otherwise receive the squared scores as gains.
 
     References
     ----------
@@ -110,7 +110,8 @@ class Wanda:
     Examples
     --------
     >>> import torch, mipprune as mp
-    >>> problem = mp.formulations.layerwise(torch.tensor([[3.0, -1.0]]), torch.diag(torch.tensor([1.0, 100.0])), mp.PerRow(1))
+    >>> gram = torch.diag(torch.tensor([1.0, 100.0]))
+    >>> problem = mp.formulations.layerwise(torch.tensor([[3.0, -1.0]]), gram, mp.PerRow(1))
     >>> Wanda().solve(problem).mask
     tensor([[False,  True]])
     """
@@ -179,10 +180,10 @@ class SparseGPT:
 
     Notes
     -----
-    With :math:`H^{-1} = U^\top U`, U upper triangular, the scores are :math:`w_{ri}^2/U_{ii}^2`. Budgets per layer or per
-    row are shared out evenly over the blocks (the published code removes one weight more in each block than that); groups
-    of N:M choose when the sweep reaches them. Any other family of supports chooses its mask once, from the scores at the
-    start.
+    With :math:`H^{-1} = U^\top U`, U upper triangular, the scores are :math:`w_{ri}^2/U_{ii}^2`. Budgets per layer or
+    per row are shared out evenly over the blocks (the published code removes one weight more in each block than that);
+    groups of N:M choose when the sweep reaches them. Any other family of supports chooses its mask once, from the
+    scores at the start.
 
     References
     ----------
@@ -228,7 +229,7 @@ class SparseGPT:
         loss, _ = layer_parts(problem)
         precision = working_dtype(problem.size, self.dtype)
         factor = _factor(loss.gram, precision)
-        weight = loss.center.to(precision).mT.contiguous()
+        weight = loss.center.to(precision).mT.clone(memory_format=torch.contiguous_format)  # the sweep overwrites it
         choose, group, block = self._rule(problem, weight, factor)
         mask = sweep(weight, factor, choose, block=block, group=group).mT
         point = weight.mT.contiguous().double()
