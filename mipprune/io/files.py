@@ -359,6 +359,7 @@ def _shared_tensor(folder: Path, digest: str, key: str) -> Tensor:
             f"{key!r}: its file {str(file)!r} is missing; keep the folder {_SHARED!r} with the files"
         )
     try:
-        return deserialise(file.read_bytes())["values"]
+        stored: dict[str, Tensor] = deserialise(file.read_bytes())
+        return stored["values"]
     except (SafetensorError, KeyError) as error:
         raise CertificateError(f"{key!r}: {str(file)!r} was truncated or altered ({error})") from error

@@ -9,6 +9,8 @@ from mipprune.networks.evaluate import Fidelity, accuracy, embeddings, fidelity,
 from mipprune.networks.gram import Gram
 from mipprune.networks.load import Loaded, find_gguf, find_model, load
 from mipprune.networks.modules import PrunableLayer, Skipped, Survey, prunable, survey
+from mipprune.networks.prune import LayerProgress, StructureChoice, prune
+from mipprune.networks.report import LayerRow, Report
 from mipprune.networks.sequential import BlockWalker, Stage
 from mipprune.networks.text import english_text, read_text, text_batches, token_blocks
 
@@ -17,10 +19,14 @@ __all__ = [
     "BlockWalker",
     "Fidelity",
     "Gram",
+    "LayerProgress",
+    "LayerRow",
     "Loaded",
     "PrunableLayer",
+    "Report",
     "Skipped",
     "Stage",
+    "StructureChoice",
     "Survey",
     "accuracy",
     "blocks",
@@ -35,6 +41,7 @@ __all__ = [
     "load",
     "perplexity",
     "prunable",
+    "prune",
     "read_arrays",
     "read_text",
     "survey",
