@@ -20,6 +20,7 @@ from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Watch
 from ..errors import CertificateError, Unsupported
+from .relaxation import best_tangent
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -94,10 +95,10 @@ class Instance:
     value: float
 
     @classmethod
-    def of(cls, problem: Problem, start: Tensor, strength: str) -> Instance:
+    def of(cls, problem: Problem, start: Tensor, strength: str, split: Tensor | None) -> Instance:
         """Lower a problem; the value of the member ``start`` proves the bounds of the weights and sets the scale."""
         value = problem.value(start)
-        model = problem.to_cvxpy(strength, cutoff=value)
+        model = problem.to_cvxpy(strength, split=split, cutoff=value)
         unit = max(abs(value), 1e-9 * problem.reference.loss.scale)
         canonical = Canonical.from_cvxpy(model)
         return cls(problem, canonical.scaled(unit, _unit_curvature(problem, canonical, unit)), start, value)
@@ -186,7 +187,11 @@ class Incumbent:
     watch: Watch
     point: Tensor | None = None
     value: float = math.inf
-    bound: float | None = None
+    claimed: float | None = None
+    """the back end's bound, in the problem's units"""
+    tangent: Tangent | None = None
+    proven: float = -math.inf
+    """bound of ``tangent``: recomputed from the data"""
     _seen: set[bytes] = field(default_factory=set)
 
     def offer(self, instance: Instance, x: np.ndarray[Any, Any]) -> Tensor | None:
@@ -207,10 +212,47 @@ class Incumbent:
         if value < self.value:
             self.point, self.value = point, value
 
-    def report(self, bound: float | None) -> bool:
-        """Raise the bound, let the user see the state, and return whether to stop; only changes enter the trace."""
-        if bound is not None and math.isfinite(bound) and abs(bound) < _UNBOUNDED:
-            self.bound = bound if self.bound is None else max(self.bound, bound)
+    @property
+    def bound(self) -> float | None:
+        """The better of the two bounds."""
+        best = max(self.proven, -math.inf if self.claimed is None else self.claimed)
+        return best if math.isfinite(best) else None
+
+    @property
+    def gap(self) -> float:
+        """Relative gap so far, ``inf`` without a bound."""
+        if self.bound is None:
+            return math.inf
+        return max(0.0, self.value - self.bound) / max(abs(self.value), 1e-12)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the gap is within the budget's."""
+        return self.gap <= self.watch.budget.gap
+
+    def prove(self, splits: int) -> Tensor | None:
+        """Find a good tangent at once: a checked bound however short the run, and the split that the cones will use.
+
+        ``None`` stands for the loss's own split.
+        """
+        assert self.point is not None
+        try:
+            if splits and isinstance(self.problem.structure, Sparse) and self.problem.loss.best_split() is not None:
+                found = best_tangent(self.problem, self.point, splits=splits, iterations=30, watch=self.watch)
+                self.tangent, self.proven, split = found.tangent, found.bound, found.split
+            else:
+                self.tangent, split = Tangent.at(self.problem, self.point), None
+                self.proven = self.tangent.bound(self.problem)
+        except (CertificateError, Unsupported) as error:
+            _LOG.info("no tangent bound for this problem: %s", error)
+            return None
+        self.report(None)
+        return split
+
+    def report(self, claimed: float | None) -> bool:
+        """Raise the claimed bound, show the user the state, return whether to stop; only changes enter the trace."""
+        if claimed is not None and math.isfinite(claimed) and abs(claimed) < _UNBOUNDED:
+            self.claimed = claimed if self.claimed is None else max(self.claimed, claimed)
         value = None if self.point is None else self.value
         trace = self.watch.trace
         if not trace or trace[-1][1:] != (value, self.bound):
@@ -222,10 +264,9 @@ class Incumbent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a back end said at its end: why it stopped, its bound in the problem's units, whether S is empty."""
+    """How a run ended: why it stopped, whether S is empty, what it took."""
 
     stop: Stop
-    bound: float | None = None
     infeasible: bool = False
     nodes: int | None = None
     iterations: int | None = None
@@ -244,23 +285,23 @@ def conclude(
     """Turn the end of a run into a solution whose numbers are the problem's own.
 
     ``claimant`` is the back end's name and version, and the relative tolerance of its bound. The claimed bound is kept
-    unless the tangent at the point proves as much: then the bound needs no one's word.
+    unless the tangent found at the beginning proves as much: then the bound needs no one's word.
     """
     point, stop = incumbent.point, outcome.stop
     watch = incumbent.watch
     back_end, version, tolerance = claimant
     claim = None
-    if outcome.bound is not None and abs(outcome.bound) < _UNBOUNDED:
-        claim = Claim(back_end, version, outcome.bound, tolerance)
+    if incumbent.claimed is not None:
+        claim = Claim(back_end, version, incumbent.claimed, tolerance)
         slack = tolerance * max(abs(incumbent.value), 1e-12)
-        if point is not None and outcome.bound > incumbent.value + slack + problem.rounding(point):
+        if point is not None and claim.bound > incumbent.value + slack + problem.rounding(point):
             _LOG.warning(
                 "%s claims the bound %r above the value %r of a point; claim dropped",
-                back_end, outcome.bound, incumbent.value,
+                back_end, claim.bound, incumbent.value,
             )  # fmt: skip
             claim, stop = None, Stop.NUMERICAL
-    certificate, proven = (None, None) if point is None else _tangent(problem, point)
-    if certificate is not None and (proven is None or (claim is not None and proven < claim.bound)):
+    certificate, proven = incumbent.tangent, incumbent.proven
+    if not math.isfinite(proven) or (claim is not None and proven < claim.bound):
         certificate = None
     solution = Solution.of(
         problem,
@@ -287,12 +328,3 @@ def conclude(
 
 def _device(problem: Problem) -> torch.device:
     return problem.loss.start().device
-
-
-def _tangent(problem: Problem, point: Tensor) -> tuple[Tangent | None, float | None]:
-    try:
-        tangent = Tangent.at(problem, point)
-        bound = tangent.bound(problem)
-    except (CertificateError, Unsupported):
-        return None, None
-    return (tangent, bound) if math.isfinite(bound) else (None, None)

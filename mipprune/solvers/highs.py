@@ -55,6 +55,8 @@ class Highs:
     ----------
     strength : {"perspective", "big-m"}
         How weights and mask are tied; perspectives become cuts :math:`q \ge 2 r w - r^2 z`.
+    splits : int, optional
+        Steps of the search for the diagonal split that the perspectives use. 0 takes the loss's own split.
     threads : int, optional
         Threads of HiGHS.
     relaxation_rounds : int, optional
@@ -69,9 +71,9 @@ class Highs:
     Notes
     -----
     HiGHS has no mixed-integer quadratic solver. Cones are replaced by tangents, first at solutions of the linear
-    relaxation, then at those of mixed-integer rounds and at the refitted point of every mask that HiGHS finds. The latter
-    makes the approximation exact on that mask, so that no mask is best twice and the method is finite. The dual bound of
-    each round bounds the problem; upper bounds are values of refitted points.
+    relaxation, then at those of mixed-integer rounds and at the refitted point of every mask that HiGHS finds. The
+    latter makes the approximation exact on that mask, so that no mask is best twice and the method is finite. The dual
+    bound of each round bounds the problem; upper bounds are values of refitted points.
 
     References
     ----------
@@ -88,6 +90,7 @@ class Highs:
     """
 
     strength: str = "perspective"
+    splits: int = 3
     threads: int = 1
     relaxation_rounds: int = 60
     cut_tolerance: float = 1e-7
@@ -172,18 +175,11 @@ class _Search:
         """Return the end of the run with the bound reached."""
         return Outcome(
             stop,
-            self.incumbent.bound,
             infeasible=infeasible,
             nodes=self.nodes,
             iterations=self.rounds,
             setup_seconds=self.setup,
         )
-
-    @property
-    def gap(self) -> float:
-        """Relative gap so far."""
-        bound, value = self.incumbent.bound, self.incumbent.value
-        return math.inf if bound is None else max(0.0, value - bound) / max(abs(value), 1e-12)
 
     def search(self, start: Tensor | None) -> Outcome:
         """Find a member, lower the problem, close the gap."""
@@ -195,7 +191,10 @@ class _Search:
                 return found
             member = found
         self.incumbent.take(member)
-        self.instance = instance = Instance.of(problem, member, self.solver.strength)
+        split = self.incumbent.prove(self.solver.splits)
+        if self.incumbent.closed:
+            return self.outcome(Stop.GAP)
+        self.instance = instance = Instance.of(problem, member, self.solver.strength, split)
         self.setup = self.watch.seconds
         if instance.canonical.is_linear:
             status = self._integer(instance, to_highs_lp(instance.canonical), self.watch.budget.gap)[0]
@@ -226,10 +225,10 @@ class _Search:
         tight = 0.5 * self.watch.budget.gap
         while stop is None:
             before = (self.incumbent.bound, self.incumbent.value)
-            asked = max(tight, 0.2 * self.gap) if math.isfinite(self.gap) and not stalled else tight
+            asked = max(tight, 0.2 * self.incumbent.gap) if math.isfinite(self.incumbent.gap) and not stalled else tight
             status, found = self._integer(instance, outer.integer_model(), asked, outer)
             self.rounds += 1
-            if self.gap <= self.watch.budget.gap:
+            if self.incumbent.closed:
                 return self.outcome(Stop.GAP)
             if status not in ("kOptimal", "kInfeasible"):
                 return self.outcome(self.watch.stopped or _STOPS[status])
@@ -251,7 +250,7 @@ class _Search:
         """Cut off solutions of the linear relaxation until its value hardly moves; their roundings give members."""
         last = -math.inf
         slow = 0
-        for number in range(self.solver.relaxation_rounds):
+        for _ in range(self.solver.relaxation_rounds):
             stop = self.watch.due()
             if stop is not None:
                 return stop
@@ -261,9 +260,9 @@ class _Search:
                     return Stop.TIME
                 raise SolverFailure(f"HiGHS ends the linear relaxation with {run.status.name}")
             self.incumbent.report(instance.canonical.restored(run.objective))
-            if self.gap <= self.watch.budget.gap:
+            if self.incumbent.closed:
                 return Stop.GAP
-            slow = slow + 1 if run.objective - last <= 2e-3 * max(self.gap, 1e-9) else 0
+            slow = slow + 1 if run.objective - last <= 2e-3 * max(self.incumbent.gap, 1e-9) else 0
             if slow >= 3 or outer.cut(run.x, self.solver.cut_tolerance) == 0:
                 return None
             last = run.objective

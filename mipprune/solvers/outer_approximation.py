@@ -133,8 +133,8 @@ class OuterApproximation:
     def cut(self, x: Array, tolerance: float | None) -> int:
         """Add the tangents at ``x`` of the cones violated by more than ``tolerance``, or of all; return how many.
 
-        A point outside a rotated cone is lifted straight onto it, which for a square is the tangent at the same abscissa
-        and for a perspective ``w^2 <= q z`` the cut ``q >= 2 r w - r^2 z`` with ``r = w/z``.
+        A point outside a rotated cone is lifted straight onto it, which for a square is the tangent at the same
+        abscissa and for a perspective ``w^2 <= q z`` the cut ``q >= 2 r w - r^2 z`` with ``r = w/z``.
         """
         from scipy import sparse
 

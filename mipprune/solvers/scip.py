@@ -17,6 +17,7 @@ from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem, SolverFailure
 from .exact import (
+    CONE_TOLERANCE,
     DEFAULT_BUDGET,
     Incumbent,
     Instance,
@@ -59,6 +60,9 @@ class Scip:
     strength : {"perspective", "big-m"}
         How weights and mask are tied: perspective cones beside linear links, or links alone (which can be the faster
         choice when the loss has next to no diagonal curvature).
+    splits : int, optional
+        Steps of the search for the diagonal split that the perspective cones use (its relaxation is also the checked
+        bound of a run that is cut short). 0 takes the loss's own split.
     threads : int, optional
         1 (the default) runs the sequential, deterministic search. More start SCIP's concurrent mode, which is not
         deterministic and reports no progress.
@@ -90,6 +94,7 @@ class Scip:
     """
 
     strength: str = "perspective"
+    splits: int = 3
     threads: int = 1
     parameters: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     seed: int = 0
@@ -139,7 +144,7 @@ class Scip:
         try:
             outcome, tolerance = self._run(incumbent, start)
         except KeyboardInterrupt:  # outside SCIP, which turns Ctrl-C into a status of its own
-            outcome, tolerance = Outcome(Stop.USER, incumbent.bound), 0.0
+            outcome, tolerance = Outcome(Stop.USER), CONE_TOLERANCE
         version = ".".join(str(part) for part in _version(pyscipopt))
         return conclude(
             problem,
@@ -159,7 +164,10 @@ class Scip:
                 return found, 0.0
             member = found
         incumbent.take(member)
-        instance = Instance.of(problem, member, self.strength)
+        split = incumbent.prove(self.splits)
+        if incumbent.closed:
+            return Outcome(Stop.GAP, setup_seconds=watch.seconds), 0.0
+        instance = Instance.of(problem, member, self.strength, split)
         model, variables = to_scip(instance.canonical)
         self._configure(model, watch)
         _warm_start(model, variables, instance)
@@ -217,9 +225,9 @@ class Scip:
             # The model holds every point at least as good as a known member: SCIP contradicts its own start.
             _LOG.warning("SCIP calls a model infeasible that has a point; its bound is dropped")
             return Outcome(Stop.NUMERICAL, nodes=nodes, setup_seconds=setup)
-        bound = None if status == "unknown" else _bound(model, instance.canonical)
-        incumbent.report(bound)
-        return Outcome(stop, bound, nodes=nodes, setup_seconds=setup)
+        if status != "unknown":
+            incumbent.report(_bound(model, instance.canonical))
+        return Outcome(stop, nodes=nodes, setup_seconds=setup)
 
 
 def _version(module: Any) -> tuple[int, ...]:
