@@ -14,7 +14,7 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import ADMM, Highs, Magnitude, Scip, SparseGPT, Wanda
+from .solvers import ADMM, Highs, Magnitude, OBC, Scip, SparseGPT, Wanda
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ __all__ = [
     "Masks",
     "MippruneError",
     "NofM",
+    "OBC",
     "PerRow",
     "Problem",
     "Proof",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..core.structure import Supports
 from ..errors import InvalidProblem
+from ..structures.partition import PartitionBudget
 from .layer import Layer, finish, layer_parts, product, reason_against_layer
 
 __all__ = ["ADMM"]
@@ -53,8 +55,9 @@ class ADMM:
 
     and :math:`\rho` grows until the support stands still. The support returned is that of the best mask of W. When the
     very first checks already show (almost) no change, the penalty was too large: it is divided by 5 and the run starts
-    anew. An iteration needs one product and one selection; :math:`V` and :math:`D` live on complementary entries of
-    :math:`A = W + V/\rho`, so that only A and its mask are stored.
+    anew. For families other than budgets on entries, the mask of the first projection is refitted too and the better
+    one returned. An iteration needs one product and one selection; :math:`V` and :math:`D` live on complementary
+    entries of :math:`A = W + V/\rho`, so that only A and its mask are stored.
 
     References
     ----------
@@ -106,19 +109,19 @@ class ADMM:
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
-        """See :meth:`Solver.solve`; a start replaces the dense weights as the first point."""
+        """See :meth:`Solver.solve`; a start is the first point, and a member of S is returned unless it is improved."""
         accept(self, problem)
         watch = Watch(budget, progress)
-        _, supports = layer_parts(problem)
+        loss, supports = layer_parts(problem)
         layer = Layer.of(problem, self.dtype)
         first = layer.center if start is None else (start.to(layer.center.device) / layer.scale).to(layer.center)
         run = _Run(self, layer, supports, first)
         stop = run.iterate(watch)
-        w = run.w
-        mask = supports.keep(w * w)
-        w = layer.refit(w, mask, self.refit_iterations)
-        watch.report(layer.value(w) + getattr(problem.loss, "offset", 0.0), None)
-        point = torch.where(mask, layer.to_weights(w), 0.0)
+        value, w = min((run.refitted(mask) for mask in run.candidates()), key=itemgetter(0))
+        watch.report(loss.offset + value, None)
+        point = layer.to_weights(w)
+        if start is not None and problem.violation(start) == 0 and problem.value(start) < problem.value(point):
+            point = start.to(point)
         return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=run.iteration)
 
 
@@ -134,16 +137,26 @@ class _Run:
         self.a, self.rest = torch.empty_like(first), torch.zeros_like(first)
         self.right, self.gain = torch.empty_like(first), torch.empty_like(first)
         self.zero = torch.zeros((), dtype=first.dtype, device=first.device)
-        self.mask = supports.keep(first * first)
+        self.first_mask = self.mask = supports.keep(first * first)
         self.kept = max(int(self.mask.sum()), 1)
         self.restart()
+
+    def candidates(self) -> list[Tensor]:
+        """Return the masks to refit: that of W, and the first one where only whole groups can change hands."""
+        last = self.supports.keep(self.w * self.w)
+        return [last] if isinstance(self.supports, PartitionBudget) else [last, self.first_mask]
+
+    def refitted(self, mask: Tensor) -> tuple[float, Tensor]:
+        """Return value and point of the refit of W on a mask."""
+        w = self.layer.refit(self.w, mask, self.solver.refit_iterations)
+        w = torch.where(mask, w, self.zero)
+        return self.layer.value(w), w
 
     def restart(self) -> None:
         """Begin with W the first point, D its projection and V = 0."""
         self.w.copy_(self.first)
         self.rest.zero_()
-        first_mask = self.supports.keep(self.first * self.first)
-        torch.mul(self.first, first_mask, out=self.right)
+        torch.mul(self.first, self.first_mask, out=self.right)
         self.right.mul_(self.penalty).add_(self.layer.target)
         self.inverse = _shifted_inverse(self.layer.gram, self.penalty)
 
