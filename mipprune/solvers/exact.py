@@ -45,6 +45,8 @@ CONE_TOLERANCE = 1e-4
 LINEAR_TOLERANCE = 1e-6
 """Relative error of a claimed bound of a model with linear rows only."""
 
+_CHEAP = 4096  # entries up to which building the expression costs next to nothing
+_LEAST_UNIT = 1e-6  # of the loss's scale: an optimum of about zero gives no unit of its own
 _UNBOUNDED = 1e19  # from here on, a back end's bound means that it has none
 _LOG = logging.getLogger("mipprune")
 _TRANSCENDENTAL = frozenset({"log", "exp", "logistic", "log_sum_exp", "entr", "kl_div", "rel_entr", "log1p", "log_det"})
@@ -59,8 +61,15 @@ def reason(problem: Problem, strength: str) -> str | None:
             f"{problem.size} entries are beyond exact solvers (about {LARGEST} 0/1 entries); use a first-order solver "
             "such as ADMM or ProjectedGradient for a point and certify for a bound"
         )
+    return _unlowerable(problem) or _without_links(problem, strength)
+
+
+def _unlowerable(problem: Problem) -> str | None:
+    """Look for atoms outside quadratics; the expression of a wide problem is too costly for a mere question."""
     import cvxpy as cp
 
+    if problem.size > _CHEAP:
+        return None
     try:
         atoms = problem.reference.loss.expression(cp.Variable(problem.shape), None).atoms()
     except (Unsupported, NotImplementedError) as error:
@@ -68,7 +77,7 @@ def reason(problem: Problem, strength: str) -> str | None:
     curved = sorted({atom.__name__ for atom in atoms} & _TRANSCENDENTAL)
     if curved:
         return f"the loss contains {', '.join(curved)}, and SCIP and HiGHS take quadratics only; use BranchAndBound"
-    return _without_links(problem, strength)
+    return None
 
 
 def _without_links(problem: Problem, strength: str) -> str | None:
@@ -98,8 +107,10 @@ class Instance:
     def of(cls, problem: Problem, start: Tensor, strength: str, split: Tensor | None) -> Instance:
         """Lower a problem; the value of the member ``start`` proves the bounds of the weights and sets the scale."""
         value = problem.value(start)
-        model = problem.to_cvxpy(strength, split=split, cutoff=value)
-        unit = max(abs(value), 1e-9 * problem.reference.loss.scale)
+        least = _LEAST_UNIT * problem.reference.loss.scale
+        cutoff = value if abs(value) >= least else least  # a larger cutoff is as valid, and keeps the model well scaled
+        model = problem.to_cvxpy(strength, split=split, cutoff=cutoff)
+        unit = abs(cutoff)
         canonical = Canonical.from_cvxpy(model)
         return cls(problem, canonical.scaled(unit, _unit_curvature(problem, canonical, unit)), start, value)
 
@@ -112,7 +123,7 @@ class Instance:
         """Return a member of S as a value of every column, or ``None`` when that is not determined."""
         values = {"w": point.double().cpu().numpy()}
         if "z" in self.canonical.blocks:
-            values["z"] = self.problem.structure.mask_of(point).cpu().numpy().astype(np.float64)
+            values["z"] = _admissible_mask(self.problem, point).cpu().numpy().astype(np.float64)
         return complete(self.canonical, values)
 
     def point_of(self, x: np.ndarray[Any, Any]) -> Tensor | None:
@@ -127,6 +138,16 @@ class Instance:
         else:
             point = problem.reference.repair(w)
         return point if problem.violation(point) == 0 else None
+
+
+def _admissible_mask(problem: Problem, point: Tensor) -> Tensor:
+    """The support of a member of S, or an admissible mask around it: families such as whole groups keep zeros too."""
+    structure = problem.structure
+    mask = structure.mask_of(point).cpu()
+    if not isinstance(structure, Sparse) or structure.supports.contains(mask):
+        return mask
+    around = structure.supports.keep(torch.where(mask, 1.0, -1e-9))
+    return around if bool((around >= mask).all()) else mask
 
 
 def on_mask(problem: Problem, mask: Tensor, near: Tensor) -> Tensor:
@@ -227,8 +248,10 @@ class Incumbent:
 
     @property
     def closed(self) -> bool:
-        """Whether the gap is within the budget's."""
-        return self.gap <= self.watch.budget.gap
+        """Whether the gap is within the budget's, or within the rounding of the value."""
+        if self.point is None or self.bound is None:
+            return False
+        return self.gap <= self.watch.budget.gap or self.value - self.bound <= self.problem.rounding(self.point)
 
     def prove(self, splits: int) -> Tensor | None:
         """Find a good tangent at once: a checked bound however short the run, and the split that the cones will use.
@@ -273,6 +296,20 @@ class Outcome:
     setup_seconds: float | None = None
 
 
+def _claim(incumbent: Incumbent, back_end: str, version: str, tolerance: float) -> Claim | None:
+    """The back end's bound; one above a known value by more than its tolerance is wrong, and dropped."""
+    assert incumbent.claimed is not None
+    problem, bound = incumbent.problem, incumbent.claimed
+    if incumbent.point is not None and bound > incumbent.value:
+        size = max(abs(incumbent.value), _LEAST_UNIT * problem.reference.loss.scale)
+        if bound > incumbent.value + tolerance * size + problem.rounding(incumbent.point):
+            _LOG.warning("%s claims the bound %r above the value %r; dropped", back_end, bound, incumbent.value)
+            return None
+        if bound > incumbent.value + tolerance * abs(incumbent.value):
+            bound = incumbent.value
+    return Claim(back_end, version, bound, tolerance)
+
+
 def conclude(
     problem: Problem,
     incumbent: Incumbent,
@@ -289,17 +326,10 @@ def conclude(
     """
     point, stop = incumbent.point, outcome.stop
     watch = incumbent.watch
-    back_end, version, tolerance = claimant
     claim = None
     if incumbent.claimed is not None:
-        claim = Claim(back_end, version, incumbent.claimed, tolerance)
-        slack = tolerance * max(abs(incumbent.value), 1e-12)
-        if point is not None and claim.bound > incumbent.value + slack + problem.rounding(point):
-            _LOG.warning(
-                "%s claims the bound %r above the value %r of a point; claim dropped",
-                back_end, claim.bound, incumbent.value,
-            )  # fmt: skip
-            claim, stop = None, Stop.NUMERICAL
+        claim = _claim(incumbent, *claimant)
+        stop = stop if claim is not None else Stop.NUMERICAL
     certificate, proven = incumbent.tangent, incumbent.proven
     if not math.isfinite(proven) or (claim is not None and proven < claim.bound):
         certificate = None

@@ -176,6 +176,10 @@ class OuterApproximation:
         set_option(self._highs, "time_limit", min(self._highs.getRunTime() + max(seconds, 1e-3), 1e20))
         self._highs.run()
         status = self._highs.getModelStatus()
+        if status in (highspy.HighsModelStatus.kUnknown, highspy.HighsModelStatus.kSolveError):
+            self._highs.clearSolver()  # an old basis can be the trouble
+            self._highs.run()
+            status = self._highs.getModelStatus()
         if status != highspy.HighsModelStatus.kOptimal:
             return Run(status, -np.inf, None)
         return Run(
