@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self
@@ -28,10 +29,22 @@ def _checked_strength(strength: str) -> str:
     return strength
 
 
-def _round_up(values: np.ndarray[Any, Any]) -> Tensor:
-    """Smallest-effort float64 upper bounds of Fractions."""
-    floats = np.vectorize(float, otypes=[np.float64])(values) if values.size else values.astype(np.float64)
-    return torch.from_numpy(np.nextafter(floats, np.inf).reshape(values.shape))
+def _round_up(value: Fraction) -> float:
+    """Return a float64 that is not below ``value``."""
+    return math.nextafter(float(value), math.inf)
+
+
+def _exact_decrease(slope: Fraction, curvature: Fraction, box: tuple[Fraction, Fraction] | None) -> Fraction | None:
+    """Best decrease of ``slope t + curvature t^2/2`` over the box; ``None`` when it is unbounded."""
+    if box is None:
+        if curvature == 0:
+            return None if slope != 0 else Fraction(0)
+        return slope * slope / (2 * curvature)
+    if curvature == 0:
+        best = box[0] if slope > 0 else box[1]
+    else:
+        best = min(max(-slope / curvature, box[0]), box[1])
+    return -(slope * best + curvature * best * best / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +58,16 @@ class Sparse(Structure):
     box : float, or pair of Tensor or float, optional
         A kept entry lies in ``[lower, upper]`` (a number means ``[-box, box]``); a pruned one is 0.
     price : float or Tensor, optional
-        Paid for every kept entry, >= 0.
+        For every kept entry, >= 0.
 
     Notes
     -----
     The gain of an entry is its best decrease in the separable model, minus its price:
 
     .. math:: \max_{l \le t \le u} -(a t + \tfrac12 c t^2) - \text{price}, \qquad\text{without box } a^2/(2c).
+
+    The price is charged for the smallest admissible mask around the support: for the non-zeros of an at-most-k family, for
+    every entry of a kept group.
     """
 
     supports: Supports
@@ -113,7 +129,7 @@ class Sparse(Structure):
             bounds.append(decrease + 8.0 * UNIT_ROUNDOFF * size)
         price = self._price(model.linear)
         upper = bounds[0] if len(bounds) == 1 else torch.maximum(bounds[0], bounds[1])
-        return upper - price + UNIT_ROUNDOFF * (upper.abs() + price)
+        return upper - price + 2.0 * UNIT_ROUNDOFF * (upper.abs() + price)
 
     def argmin(self, model: Separable) -> Argmin:
         """See :meth:`Structure.argmin`."""
@@ -142,19 +158,20 @@ class Sparse(Structure):
 
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """See :meth:`Structure.rational_bound`; gains are exact, rounded up once, and then summed by the supports."""
-        if self.box is not None:
-            raise Unsupported("exact=True does not cover boxes yet; use check(..., exact=False)")
         shape = model.linear.shape
         curvature = np.broadcast_to(model.curvature, shape)
-        price = self.price_per_entry
-        prices = np.broadcast_to(rational(torch.as_tensor(price, dtype=torch.float64)), shape)
-        gains = np.empty(shape, dtype=object)
+        prices = np.broadcast_to(rational(torch.as_tensor(self.price_per_entry, dtype=torch.float64)), shape)
+        limits = self._limits(torch.zeros(shape, dtype=torch.float64))
+        sides = None if limits is None else (rational(limits[0]), rational(limits[1]))
+        gains = torch.zeros(shape, dtype=torch.float64)
         for index in np.ndindex(shape):
-            a, c = model.linear[index], curvature[index]
-            if c == 0 and a != 0:
-                raise CertificateError("an entry has slope but no curvature and no box: the bound is -infinity")
-            gains[index] = (a * a / (2 * c) if c else Fraction(0)) - prices[index]
-        return model.constant - Fraction(self.supports.select_bound(_round_up(gains), witness))
+            box = None if sides is None else (sides[0][index], sides[1][index])
+            decrease = _exact_decrease(model.linear[index], curvature[index], box)
+            gains[index] = math.inf if decrease is None else _round_up(decrease - prices[index])
+        bound = self.supports.select_bound(gains, witness)
+        if not math.isfinite(bound):
+            raise CertificateError(f"the oracle's bound on the gains is {bound}: the tangent proves nothing finite")
+        return model.constant - Fraction(bound)
 
     def violation(self, point: Tensor) -> float:
         """See :meth:`Structure.violation`."""
@@ -167,12 +184,11 @@ class Sparse(Structure):
 
     def price(self, point: Tensor) -> float:
         """See :meth:`Structure.price`."""
-        if isinstance(self.price_per_entry, Tensor):
-            prices = self.price_per_entry.to(device=point.device, dtype=torch.float64).expand(point.shape)
-            return accurate_sum(torch.where(self.mask_of(point), prices, 0.0))[0]
-        if self.price_per_entry == 0:
+        if not isinstance(self.price_per_entry, Tensor) and self.price_per_entry == 0:
             return 0.0
-        return float(self.price_per_entry) * int(self.mask_of(point).sum())
+        kept = self.supports.cover(self.mask_of(point))
+        prices = torch.as_tensor(self.price_per_entry, dtype=torch.float64).to(point.device).expand(point.shape)
+        return accurate_sum(torch.where(kept, prices, 0.0))[0]
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Structure.restrict`."""
@@ -295,8 +311,10 @@ class Masks(Structure):
 
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """See :meth:`Structure.rational_bound`."""
-        gains = -(model.linear + model.curvature / 2)
-        return model.constant - Fraction(self.supports.select_bound(_round_up(gains), witness))
+        gains = torch.zeros(model.linear.shape, dtype=torch.float64)
+        for index in np.ndindex(model.linear.shape):
+            gains[index] = _round_up(-(model.linear[index] + model.curvature[index] / 2))
+        return model.constant - Fraction(self.supports.select_bound(gains, witness))
 
     def violation(self, point: Tensor) -> float:
         """See :meth:`Structure.violation`; a point that is not 0/1 is off by its distance from 0/1."""

@@ -45,8 +45,8 @@ class Supports(ABC):
     """A family of 0/1 masks: what a user adds to the package, in five methods.
 
     ``select``, ``select_bound``, ``violation``, ``constraints`` and ``restrict`` make a family work with exact solvers,
-    thresholding, operator splitting, certificates and branch and bound. ``keep``, ``spread``, ``propagate`` and
-    ``contains`` have defaults that only cost time.
+    thresholding, operator splitting, certificates and branch and bound. ``contains``, ``cover``, ``keep``,
+    ``propagate`` and ``spread`` have defaults: right for families closed under removal, at worst slow.
     """
 
     @abstractmethod
@@ -82,6 +82,10 @@ class Supports(ABC):
     def contains(self, mask: Tensor) -> bool:
         """Tell whether ``mask`` itself is admissible; for families closed under removal that is ``violation == 0``."""
         return self.violation(mask) == 0
+
+    def cover(self, mask: Tensor) -> Tensor:
+        """Return the smallest admissible mask around ``mask``, which is what a price is charged for."""
+        return mask
 
     def keep(self, gain: Tensor) -> Tensor:
         """Return only the mask of :meth:`select`, for iterations that need no value."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = ["spread_budget"]
 
+_PARALLEL = 1 << 16  # entries from which waking the threads pays
 _TOLERANCE = 1e-4  # relative, on the row sums; no bound rests on them
 
 
@@ -48,7 +49,7 @@ def spread_budget(
         weight = torch.where(on | off, 0.0, weight)
         left = (left - on.sum(dim=1, keepdim=True)).clamp_min(0)
     ceiling = price**-0.5 if price > 0 else float("inf")
-    kernel = _compiled() if weight.device.type == "cpu" else None
+    kernel = _compiled(weight.numel() >= _PARALLEL) if weight.device.type == "cpu" else None
     if kernel is not None:
         z = torch.empty_like(weight)
         kernel(weight.contiguous().numpy(), offset.contiguous().numpy(), left.ravel().numpy(), ceiling, _TOLERANCE, z.numpy())
@@ -79,14 +80,14 @@ def _spread(weight: Tensor, offset: Tensor, left: Tensor, ceiling: float) -> Ten
 
 
 @cache
-def _compiled() -> Any | None:
+def _compiled(parallel: bool) -> Any | None:
     try:
         from numba import njit, prange
     except ImportError:
         return None
 
     # Reassociation is fine here: the result steers an iteration and enters no bound.
-    @njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+    @njit(cache=True, nogil=True, parallel=parallel, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
     def run(weight, offset, left, ceiling, tolerance, z):  # type: ignore[no-untyped-def]  # pragma: no cover
         blocks, size = weight.shape
         for b in prange(blocks):

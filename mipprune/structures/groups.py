@@ -132,8 +132,12 @@ class Groups(Supports):
 
     def contains(self, mask: Tensor) -> bool:
         """See :meth:`Supports.contains`: whole groups only."""
-        whole = bool((mask == self._over(self._any(mask), mask)).all())
+        whole = bool((mask == self.cover(mask)).all())
         return whole and self.violation(mask) == 0 and (self.on is None or bool(mask[self.on.to(mask.device)].all()))
+
+    def cover(self, mask: Tensor) -> Tensor:
+        """See :meth:`Supports.cover`: every touched group, whole."""
+        return self._over(self._any(mask), mask)
 
     def constraints(self, z: Any) -> list[Any]:
         """See :meth:`Supports.constraints`: one 0/1 variable for each group."""
