@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["spread_budget"]
+__all__ = ["spread_budget", "spread_groups"]
 
 _PARALLEL = 1 << 16  # entries from which waking the threads pays
 _TOLERANCE = 1e-4  # relative, on the row sums; no bound rests on them
@@ -77,6 +77,55 @@ def _spread(weight: Tensor, offset: Tensor, left: Tensor, ceiling: float) -> Ten
         middle = (low * high).sqrt()
         t = torch.where((newton > low) & (newton < high) & (step % 3 != 2), newton, middle)
     return z
+
+
+def spread_groups(
+    squares: Tensor, offsets: Tensor, labels: Tensor, budget: int, prices: Tensor, on: Tensor, off: Tensor
+) -> Tensor:
+    r"""Minimise :math:`\sum_g \sum_{i \in g} \text{squares}_i/(z_g + \text{offsets}_i) + \text{prices}_g z_g` with a budget on sum z.
+
+    Parameters
+    ----------
+    squares, offsets : Tensor, shape (rows, in)
+    labels : int64 Tensor, shape (in,)
+        Group of each column.
+    budget : int
+    prices : Tensor, shape (groups,)
+    on, off : bool Tensor, shape (groups,)
+        Groups with z = 1 (they use the budget) and z = 0.
+
+    Returns
+    -------
+    float64 Tensor, shape (groups,)
+
+    Notes
+    -----
+    With a multiplier mu, the share z of a group solves ``slope(z) = mu + price``. The inverse root of the slope is linear in z when the
+    offsets of a group agree, so it is tabulated at 9 points and interpolated; mu is found by bisection on its logarithm.
+    """
+    groups = prices.numel()
+    grid = torch.linspace(0.0, 1.0, 9, dtype=torch.float64, device=squares.device)
+    terms = squares.double() / (grid[:, None, None] + offsets.double()).clamp_min(1e-12).square()
+    slopes = torch.zeros(9, groups, dtype=torch.float64, device=squares.device).index_add(1, labels, terms.sum(dim=1))
+    table = slopes.clamp_min(1e-300).rsqrt().mT.contiguous()  # (groups, 9), increasing along a row
+    steps = (table[:, 1:] - table[:, :-1]).clamp_min(1e-300)
+
+    def shares(multiplier: Tensor) -> Tensor:
+        place = (multiplier + prices.double()).clamp_min(1e-300).rsqrt().unsqueeze(1)
+        cell = (torch.searchsorted(table, place) - 1).clamp(0, 7)
+        inside = ((place - table.gather(1, cell)) / steps.gather(1, cell)).clamp(0.0, 1.0)
+        return torch.where(on, 1.0, torch.where(off, 0.0, ((cell + inside) / 8.0).squeeze(1)))
+
+    none = torch.zeros((), dtype=torch.float64, device=squares.device)
+    if float(shares(none).sum()) <= budget:
+        return shares(none)
+    high = slopes[0].max().clamp_min(1e-290)
+    low = high * 1e-24
+    for _ in range(50):
+        middle = (low * high).sqrt()
+        crowded = shares(middle).sum() > budget
+        low, high = torch.where(crowded, middle, low), torch.where(crowded, high, middle)
+    return shares(high)
 
 
 @cache

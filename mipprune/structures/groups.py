@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.arrays import accurate_sum, exact
 from ..core.structure import Selection, Supports
 from ..errors import InvalidProblem
+from ..kernels.budget import spread_groups
 from ..kernels.top_k import keep_largest
 from .partition import check_count
 
@@ -170,36 +171,18 @@ class Groups(Supports):
         return self._over(on_groups, on), self._over(off_groups, off)
 
     def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor:
-        """See :meth:`Supports.spread`: nested bisection, on the multiplier and on the share of each group."""
+        """See :meth:`Supports.spread`."""
         labels = self._labels(weight)
         squares = weight.reshape(-1, weight.shape[-1]).square()
         offsets = offset.expand(weight.shape).reshape(squares.shape)
         if bool((offsets == offsets[:1]).all()):  # the usual case: reduce over rows first
             squares, offsets = squares.sum(dim=0, keepdim=True), offsets[:1]
-        groups = int(labels.max()) + 1
-        sizes = self.totals(torch.ones_like(weight))
         fixed = self._fixed()
-        on, off = (torch.zeros(2, groups, dtype=torch.bool) if fixed is None else torch.stack(fixed)).to(weight.device)
-
-        def slopes(z: Tensor) -> Tensor:
-            return self.totals(squares / (z[labels] + offsets).square()) - price * sizes
-
-        def shares(multiplier: Tensor) -> Tensor:
-            low, high = torch.zeros_like(sizes), torch.ones_like(sizes)
-            for _ in range(40):
-                middle = 0.5 * (low + high)
-                grow = slopes(middle) > multiplier
-                low, high = torch.where(grow, middle, low), torch.where(grow, high, middle)
-            return torch.where(on, 1.0, torch.where(off, 0.0, high))
-
-        low, high = torch.zeros_like(sizes[:1]), slopes(torch.zeros_like(sizes)).amax(dim=0, keepdim=True).clamp_min(0)
-        if float(shares(low).sum()) > self.count:
-            for _ in range(50):
-                middle = 0.5 * (low + high)
-                crowded = shares(middle).sum() > self.count
-                low, high = torch.where(crowded, middle, low), torch.where(crowded, high, middle)
-            low = high
-        return shares(low)[labels].expand(weight.shape)
+        none = torch.zeros(int(labels.max()) + 1, dtype=torch.bool)
+        on, off = (side.to(weight.device) for side in (fixed or (none, none)))
+        prices = price * self.totals(torch.ones_like(weight))
+        shares = spread_groups(squares, offsets, labels, self.count, prices, on, off)
+        return shares[labels].to(weight.dtype).expand(weight.shape)
 
     def describe(self) -> str:
         """See :meth:`Supports.describe`."""
