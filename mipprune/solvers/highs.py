@@ -27,7 +27,7 @@ from .exact import (
     mask_of_columns,
     reason,
 )
-from .outer_approximation import OuterApproximation, configured, load, set_option
+from .outer_approximation import OuterApproximation, configured, load, set_option, start_threads
 
 __all__ = ["Highs"]
 
@@ -139,7 +139,7 @@ class Highs:
         import highspy
 
         accept(self, problem)
-        highspy.Highs.resetGlobalScheduler(True)  # else a thread count differing from an earlier run's is an error
+        start_threads(self.threads)
         run = _Search(self, Incumbent(problem, Watch(budget, progress)))
         try:
             outcome = run.search(start)

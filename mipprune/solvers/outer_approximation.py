@@ -14,7 +14,7 @@ import numpy as np
 from ..core.canonical import Affine, Canonical, to_highs_lp
 from ..errors import InvalidProblem, SolverFailure
 
-__all__ = ["OuterApproximation", "Run", "configured", "load"]
+__all__ = ["OuterApproximation", "Run", "configured", "load", "set_option", "start_threads"]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +45,17 @@ def configured(threads: int, seed: int, parameters: tuple[tuple[str, Any], ...])
     for name, value in options.items():
         set_option(highs, name, value)
     return highs
+
+
+def start_threads(threads: int) -> None:
+    """Start HiGHS's thread pool anew: it is one for the process, and a run that asks for another size is an error."""
+    import highspy
+
+    highspy.Highs.resetGlobalScheduler(True)
+    first = highspy.Highs()
+    set_option(first, "output_flag", False)
+    set_option(first, "threads", threads)
+    first.run()
 
 
 def set_option(highs: Any, name: str, value: Any) -> None:

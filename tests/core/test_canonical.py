@@ -1,4 +1,4 @@
-"""Canonical data: constant and sense, bounds of binaries, cones, completion of starts, and files that others can read."""
+"""Canonical data: constant and sense, bounds of binaries, cones, completion of starts, files that others can read."""
 
 from __future__ import annotations
 
