@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CertificateError, InvalidProblem, Unsupported
+from ..errors import CertificateError, InvalidProblem
 from .arrays import UNIT_ROUNDOFF, accurate_sum
-from .rational import rational
+from .rational import ExactArray, rational
 from .separable import Separable
 from .structure import Argmin, Structure, Supports, Witness
 
@@ -66,8 +66,8 @@ class Sparse(Structure):
 
     .. math:: \max_{l \le t \le u} -(a t + \tfrac12 c t^2) - \text{price}, \qquad\text{without box } a^2/(2c).
 
-    The price is charged for the smallest admissible mask around the support: for the non-zeros of an at-most-k family, for
-    every entry of a kept group.
+    The price is charged for the smallest admissible mask around the support: for the non-zeros of an at-most-k
+    family, for every entry of a kept group.
     """
 
     supports: Supports
@@ -159,8 +159,10 @@ class Sparse(Structure):
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """See :meth:`Structure.rational_bound`; gains are exact, rounded up once, and then summed by the supports."""
         shape = model.linear.shape
-        curvature = np.broadcast_to(model.curvature, shape)
-        prices = np.broadcast_to(rational(torch.as_tensor(self.price_per_entry, dtype=torch.float64)), shape)
+        curvature: ExactArray = np.broadcast_to(model.curvature, shape)
+        prices: ExactArray = np.broadcast_to(
+            rational(torch.as_tensor(self.price_per_entry, dtype=torch.float64)), shape
+        )
         limits = self._limits(torch.zeros(shape, dtype=torch.float64))
         sides = None if limits is None else (rational(limits[0]), rational(limits[1]))
         gains = torch.zeros(shape, dtype=torch.float64)
@@ -235,7 +237,8 @@ class Sparse(Structure):
             constraints += [w >= cp.multiply(lower, z), w <= cp.multiply(upper, z)]
         elif not perspective or split is None:
             raise InvalidProblem(
-                "the model has neither a box nor curvature to link weights and mask; give Sparse(..., box=...) or a ridge"
+                "the model has neither a box nor curvature to link weights and mask; "
+                "give Sparse(..., box=...) or a ridge"
             )
         cost: Any = 0.0
         if split is not None:
@@ -256,7 +259,7 @@ class Sparse(Structure):
     def _model_bounds(
         self, shape: tuple[int, ...], bounds: tuple[Tensor, Tensor] | None
     ) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]:
-        """Box and proven bounds together; the sign-safe links need lower <= 0 <= upper unless the box says otherwise."""
+        """Box and proven bounds together; without a box the links need lower <= 0 <= upper."""
         if bounds is None and self.box is None:
             return None, None
         lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)

@@ -118,7 +118,7 @@ def require_symmetric(matrix: Tensor, name: str) -> Tensor:
 
 
 def working_dtype(size: int, requested: torch.dtype | None) -> torch.dtype:
-    """Precision in which a heuristic iterates: as requested, else float32 for large problems and float64 for small ones."""
+    """Precision in which a heuristic iterates: as requested, else float32 for large problems, float64 for small."""
     if requested is not None:
         return requested
     return torch.float32 if size >= _LARGE else torch.float64

@@ -34,7 +34,8 @@ class Loss(ABC):
 
     Notes
     -----
-    A *split* is a diagonal curvature :math:`s \ge 0` such that :math:`F - \tfrac12\langle s, w^2\rangle` is convex. It is what
+    A *split* is a diagonal curvature :math:`s \ge 0` such that :math:`F - \tfrac12\langle s, w^2\rangle` is convex.
+    It is what
     turns a tangent plane into a useful bound: the separable part is handed to the structure, where it meets the
     constraint, and the rest is replaced by its tangent. Every split that reaches :meth:`minorant` is verified there.
     """
@@ -97,9 +98,11 @@ class Loss(ABC):
         return None
 
     def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
-        r"""Return a metric and the map :math:`a \mapsto \arg\min_w F(w) - \tfrac12\langle s,w^2\rangle + \tfrac12\langle m,(w-a)^2\rangle`.
+        r"""Return a metric m and the proximal map of the remainder in it.
 
-        The metric m is ``strength`` times the diagonal of the Hessian. ``None`` (the default) when there is no cheap way.
+        The map is
+        :math:`a \mapsto \arg\min_w F(w) - \tfrac12\langle s,w^2\rangle + \tfrac12\langle m,(w-a)^2\rangle`, and m is
+        ``strength`` times the diagonal of the Hessian. ``None`` (the default) when there is no cheap way.
         """
         return None
 

@@ -60,7 +60,8 @@ class Problem:
             raise InvalidProblem(f"loss is a {type(self.loss).__name__}, which is not a mipprune Loss")
         if not isinstance(self.structure, Structure):
             raise InvalidProblem(
-                f"structure is a {type(self.structure).__name__}; wrap a family of supports as Sparse(...) or Masks(...)"
+                f"structure is a {type(self.structure).__name__}; "
+                "wrap a family of supports as Sparse(...) or Masks(...)"
             )
         self.structure.check_shape(self.shape)
 
@@ -85,7 +86,7 @@ class Problem:
         return digest(self.loss, self.structure)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Problem:
-        """Return the problem with its data moved or converted; a lower precision changes the data, and so the fingerprint."""
+        """Return the problem with its data moved or converted; rounding them changes the fingerprint."""
         return replace(self, loss=self.loss.to(device=device, dtype=dtype))
 
     def _point(self, w: Any) -> Tensor:
@@ -169,7 +170,7 @@ class Problem:
         return self.refit(nearest.to(point))
 
     def restrict(self, on: Any, off: Any) -> Problem:
-        """Return the problem with entries fixed: ``on`` kept, ``off`` zero (bool, shape ``shape``), implied ones included."""
+        """Return the problem with entries fixed: ``on`` kept, ``off`` zero (bool), implied ones included."""
         on = as_mask(on, "on", shape=self.shape).cpu()
         off = as_mask(off, "off", shape=self.shape).cpu()
         on = on if self.on is None else on | self.on

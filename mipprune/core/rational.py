@@ -14,18 +14,21 @@ from torch import Tensor
 
 from .arrays import exact
 
-__all__ = ["RationalModel", "is_positive_semidefinite", "rational", "total"]
+__all__ = ["ExactArray", "RationalModel", "is_positive_semidefinite", "rational", "total"]
+
+ExactArray = Any
+"""A numpy object array of :class:`fractions.Fraction`; numpy's own types cannot say so."""
 
 
 class RationalModel(NamedTuple):
     """A separable model with exact coefficients (object arrays of :class:`fractions.Fraction`)."""
 
     constant: Fraction
-    linear: np.ndarray[Any, Any]
-    curvature: np.ndarray[Any, Any]
+    linear: ExactArray
+    curvature: ExactArray
 
 
-def rational(tensor: Tensor) -> np.ndarray[Any, Any]:
+def rational(tensor: Tensor) -> ExactArray:
     """Return the entries as Fractions, in an object array of the same shape."""
     array = exact(tensor).numpy()
     out = np.empty(array.shape, dtype=object)
@@ -33,12 +36,12 @@ def rational(tensor: Tensor) -> np.ndarray[Any, Any]:
     return out
 
 
-def total(terms: np.ndarray[Any, Any]) -> Fraction:
+def total(terms: ExactArray) -> Fraction:
     """Return the exact sum of an object array of Fractions."""
     return sum(terms.ravel().tolist(), Fraction(0))
 
 
-def is_positive_semidefinite(matrix: np.ndarray[Any, Any]) -> bool:
+def is_positive_semidefinite(matrix: ExactArray) -> bool:
     """Decide exactly whether a symmetric matrix of Fractions is positive semidefinite.
 
     Integer-preserving (Bareiss) symmetric elimination; a zero pivot requires a zero row. Cost ``O(n^3)`` big-integer

@@ -96,10 +96,11 @@ class Supports(ABC):
         return on, off
 
     def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor | None:
-        r"""Minimise :math:`\sum \text{weight}^2/(z + \text{offset}) + \text{price}\sum z` over the convex hull of the masks.
+        r"""Spread the budget over fractional masks.
 
-        It is the proximal step of the perspective relaxation; an approximate answer will do, since no bound rests on it.
-        ``None`` (the default) lets the relaxation use :meth:`select` alone, which is slower.
+        Minimise :math:`\sum \text{weight}^2/(z + \text{offset}) + \text{price}\sum z` over the convex hull of the
+        masks. It is the proximal step of the perspective relaxation; an approximate answer will do, since no bound
+        rests on it. ``None`` (the default) lets the relaxation use :meth:`select` alone, which is slower.
         """
         return None
 
@@ -161,10 +162,12 @@ class Structure(ABC):
         return on, off
 
     def relaxed_step(self, center: Tensor, split: Tensor, metric: Tensor) -> tuple[Tensor, Tensor] | None:
-        r"""Minimise :math:`\tfrac12\langle\text{metric}, (w-\text{center})^2\rangle + \tfrac12\langle\text{split}, w^2/z\rangle` + price.
+        r"""Take one proximal step of the perspective relaxation.
 
-        Over w and z in the convex hull of the masks: one proximal step of the perspective relaxation. Returns (w, z), or
-        ``None`` when S has no closed form for it.
+        Minimise :math:`\tfrac12\langle\text{metric}, (w-\text{center})^2\rangle + \tfrac12\langle\text{split},
+        w^2/z\rangle`
+        plus price over w and z in the convex hull of the masks: one proximal step of the perspective relaxation.
+        Returns (w, z), or ``None`` when S has no closed form for it.
         """
         return None
 

@@ -37,8 +37,8 @@ def layerwise(
     structure : Supports or Structure
         For example ``NofM(2, 4)`` or ``Cardinality(k)``; a ``Sparse(...)`` adds a box or a price.
     damping : float
-        Ridge ``damping * mean(diag X'X)`` on the difference to the dense weights, >= 0. Values and certificates refer to
-        the damped problem; state it with them.
+        Ridge ``damping * mean(diag X'X)`` on the difference to the dense weights, >= 0. Values and certificates refer
+        to the damped problem; state it with them.
     target : Tensor, shape (out, in), optional
         Linear term G = (X'Y)' when the outputs Y to match come from other inputs than X; default the layer's own,
         ``G = weight H``.
@@ -54,16 +54,16 @@ def layerwise(
     Raises
     ------
     InvalidProblem
-        On wrong shapes, NaN, a Gram matrix that is not symmetric or not positive definite after damping, or a structure that
-        does not fit the shape.
+        On wrong shapes, NaN, a Gram matrix that is not symmetric or not positive definite after damping, or a
+        structure that does not fit the shape.
 
     Notes
     -----
     .. math:: \min_W\; \|X\hat W^\top - XW^\top\|_F^2 + \lambda\|\hat W - W\|_F^2
               \quad\text{s.t. } \mathrm{supp}(W) \in \mathcal{M},\qquad H = X^\top X + \lambda I .
 
-    A dead input (zero diagonal of X'X) has no influence on the outputs: its weights are taken as 0 and its diagonal as 1, as
-    the published codes do.
+    A dead input (zero diagonal of X'X) has no influence on the outputs: its weights are taken as 0 and its diagonal
+    as 1, as the published codes do.
 
     References
     ----------

@@ -24,7 +24,9 @@ def spread_budget(
     on: Tensor | None = None,
     off: Tensor | None = None,
 ) -> Tensor:
-    r"""Minimise :math:`\sum_i \text{weight}_i^2/(z_i + \text{offset}_i) + \text{price}\, z_i` with a budget for each row.
+    r"""Spread a budget over the entries of each row.
+
+    Minimise :math:`\sum_i \text{weight}_i^2/(z_i + \text{offset}_i) + \text{price}\, z_i`.
 
     Parameters
     ----------
@@ -52,7 +54,14 @@ def spread_budget(
     kernel = _compiled(weight.numel() >= _PARALLEL) if weight.device.type == "cpu" else None
     if kernel is not None:
         z = torch.empty_like(weight)
-        kernel(weight.contiguous().numpy(), offset.contiguous().numpy(), left.ravel().numpy(), ceiling, _TOLERANCE, z.numpy())
+        kernel(
+            weight.contiguous().numpy(),
+            offset.contiguous().numpy(),
+            left.ravel().numpy(),
+            ceiling,
+            _TOLERANCE,
+            z.numpy(),
+        )
     else:
         z = _spread(weight, offset, left, ceiling)
     return z if on is None else torch.where(on, 1.0, z)
@@ -82,7 +91,10 @@ def _spread(weight: Tensor, offset: Tensor, left: Tensor, ceiling: float) -> Ten
 def spread_groups(
     squares: Tensor, offsets: Tensor, labels: Tensor, budget: int, prices: Tensor, on: Tensor, off: Tensor
 ) -> Tensor:
-    r"""Minimise :math:`\sum_g \sum_{i \in g} \text{squares}_i/(z_g + \text{offsets}_i) + \text{prices}_g z_g` with a budget on sum z.
+    r"""Spread a budget over groups that share one z each.
+
+    Minimise :math:`\sum_g \sum_{i \in g} \text{squares}_i/(z_g + \text{offsets}_i) + \text{prices}_g z_g` with a budget
+    on the sum of z.
 
     Parameters
     ----------
@@ -100,8 +112,10 @@ def spread_groups(
 
     Notes
     -----
-    With a multiplier mu, the share z of a group solves ``slope(z) = mu + price``. The inverse root of the slope is linear in z when the
-    offsets of a group agree, so it is tabulated at 9 points and interpolated; mu is found by bisection on its logarithm.
+    With a multiplier mu, the share z of a group solves ``slope(z) = mu + price``. The inverse root of the slope is
+    linear in z when the
+    offsets of a group agree, so it is tabulated at 9 points and interpolated; mu is found by bisection on its
+    logarithm.
     """
     groups = prices.numel()
     grid = torch.linspace(0.0, 1.0, 9, dtype=torch.float64, device=squares.device)
@@ -136,7 +150,7 @@ def _compiled(parallel: bool) -> Any | None:
         return None
 
     # Reassociation is fine here: the result steers an iteration and enters no bound.
-    @njit(cache=True, nogil=True, parallel=parallel, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+    @njit(cache=True, nogil=True, parallel=parallel, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     def run(weight, offset, left, ceiling, tolerance, z):  # type: ignore[no-untyped-def]  # pragma: no cover
         blocks, size = weight.shape
         for b in prange(blocks):

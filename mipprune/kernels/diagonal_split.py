@@ -18,7 +18,8 @@ def inverse_root(diagonal: Tensor) -> Tensor:
 def factor(matrix: Tensor) -> Tensor:
     """Return L' with ``matrix = L L'`` for a positive semidefinite matrix (..., n, n), from its eigenvectors."""
     values, vectors = torch.linalg.eigh(matrix)
-    return values.clamp_min(0.0).sqrt().unsqueeze(-1) * vectors.mT
+    root: Tensor = values.clamp_min(0.0).sqrt().unsqueeze(-1) * vectors.mT
+    return root
 
 
 def _on_allowed(matrix: Tensor, allowed: Tensor | None) -> Tensor:
@@ -44,8 +45,8 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
     -----
     If the floating-point factorisation of A - E runs to completion, A - E + Delta is positive semidefinite for some
     ``|Delta_ij| <= g/(1-g) sqrt(a_ii a_jj)`` with ``g = gamma_{n+1}`` (Demmel; Rump, BIT 46, 2006), and such a Delta is
-    below ``n g/(1-g) Diag(a)``. Factorising with E twice that large, rounding of the subtraction included, is a proof. Rows and
-    columns that are exactly zero are positive semidefinite by themselves and are left out.
+    below ``n g/(1-g) Diag(a)``. Factorising with E twice that large, rounding of the subtraction included, is a
+    proof. Rows and columns that are exactly zero are positive semidefinite by themselves and are left out.
     """
     rest = gram - torch.diag_embed(split)
     if bool((allowed is not None) and (gram.ndim == 2 or rest.ndim == 2)):
@@ -116,8 +117,10 @@ def maximise(gram: Tensor, weights: Tensor, *, rank: int = 48, sweeps: int = 60)
 
     Notes
     -----
-    The dual of the linear step is of the Max-Cut type, ``min <H, Y>`` over Y positive semidefinite with diagonal c; with
-    ``Y = V V'`` a cyclic update of the rows ``v_i <- -sqrt(c_i) g_i/|g_i|`` converges to the optimum for sufficient rank
+    The dual of the linear step is of the Max-Cut type, ``min <H, Y>`` over Y positive semidefinite with diagonal c;
+    with
+    ``Y = V V'`` a cyclic update of the rows ``v_i <- -sqrt(c_i) g_i/|g_i|`` converges to the optimum for sufficient
+    rank
     (the "mixing method"). It returns ``D_i = H_ii - |g_i|/sqrt(c_i)``, repaired by the better of a shift and a scaling.
     """
     scale = inverse_root(gram.diagonal())

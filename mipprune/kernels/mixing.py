@@ -15,7 +15,7 @@ __all__ = ["sweep"]
 def _compiled() -> Any:
     from numba import njit
 
-    @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+    @njit(cache=True, nogil=True, error_model="numpy")
     def run(off_diagonal, factors, roots, sweeps):  # type: ignore[no-untyped-def]  # pragma: no cover
         size, rank = factors.shape
         norms = np.zeros(size)

@@ -39,8 +39,8 @@ class LeastSquares(Loss):
     Notes
     -----
     With the residual :math:`\alpha = y - Xv` as dual vector, for any v,
-    :math:`F(b) \ge \alpha^\top y - \tfrac12\|\alpha\|^2 - \langle X^\top\alpha, b\rangle + \tfrac12\langle r, b^2\rangle`. When
-    n >= p, curvature of X'X can be added to the ridge. X'X is never formed when p > n.
+    :math:`F(b) \ge \alpha^\top y - \tfrac12\|\alpha\|^2 - \langle X^\top\alpha, b\rangle + \tfrac12\langle r,
+    b^2\rangle`. When n >= p, curvature of X'X can be added to the ridge. X'X is never formed when p > n.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class LeastSquares(Loss):
 
     @cached_property
     def _safe_gram(self) -> Tensor | None:
-        """``fl(X'X) + ridge`` lowered on the diagonal by the rounding of the product: |error_ij| <= gamma_n |X_i||X_j|."""
+        """``fl(X'X) + ridge`` lowered on the diagonal by the rounding of the product, gamma_n |X_i||X_j| an entry."""
         if self._gram is None:
             return None
         n, p = self.design.shape
@@ -146,12 +146,18 @@ class LeastSquares(Loss):
         constant = design.mT @ self.response
         if p <= n:
             inverse = torch.linalg.inv(design.mT @ design + torch.diag(base))
-            return metric, lambda anchor: inverse @ (constant + metric * anchor)
+
+            def direct(anchor: Tensor) -> Tensor:
+                out: Tensor = inverse @ (constant + metric * anchor)
+                return out
+
+            return metric, direct
         small = torch.linalg.inv(torch.eye(n).to(design) + (design / base) @ design.mT)
 
         def apply(anchor: Tensor) -> Tensor:
             right = (constant + metric * anchor) / base
-            return right - (design.mT @ (small @ (design @ right))) / base
+            out: Tensor = right - (design.mT @ (small @ (design @ right))) / base
+            return out
 
         return metric, apply
 
@@ -193,8 +199,8 @@ class LeastSquares(Loss):
         n, p = self.design.shape
         v, design, response = v.double(), self.design.double(), self.response.double()
         fitted = design @ v
-        # With the ridge alone any vector may serve as residual, so its rounding costs nothing. With curvature of X'X the
-        # tangent is taken at v itself, and then the rounding of X v counts.
+        # With the ridge alone any vector may serve as residual, so its rounding costs nothing. With curvature of X'X
+        # the tangent is taken at v itself, and then the rounding of X v counts.
         residual = response - fitted
         slope = design.mT @ residual
         size = design.abs().mT @ residual.abs()

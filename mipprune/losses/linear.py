@@ -23,7 +23,7 @@ __all__ = ["Linear"]
 
 @dataclass(frozen=True, eq=False)
 class Linear(Loss):
-    r"""The linear loss :math:`F(w) = \langle \text{cost}, w\rangle + \text{constant}`; it is its own minorant and majorant.
+    r"""The linear loss :math:`F(w) = \langle \text{cost}, w\rangle + \text{constant}`, its own minorant.
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ class Quadratic(Loss):
     offset : float
         Value at the center.
     ridge : float
-        Multiple of the identity that the diagonal of H already contains (damping), >= 0. No formula of the loss uses it;
-        methods whose published form scores with the undamped inputs subtract it.
+        Multiple of the identity that the diagonal of H already contains (damping), >= 0. No formula of the loss uses
+        it; methods whose published form scores with the undamped inputs subtract it.
 
     Notes
     -----
@@ -47,8 +47,8 @@ class Quadratic(Loss):
     center rather than G is stored because the difference form keeps full relative accuracy near the center.
 
     For any V and any D with :math:`R = H - D \succeq 0`, convexity of the R-part gives
-    :math:`F(W) \ge \text{offset} + \langle P, \Delta\rangle - 2\langle P, V\rangle + \langle D, C^2\rangle + \langle 2P - 2DC, W\rangle + \langle D, W^2\rangle`
-    with :math:`\Delta = V - C`, :math:`P = \Delta R`.
+    :math:`F(W) \ge \text{offset} + \langle P, \Delta\rangle - 2\langle P, V\rangle + \langle D, C^2\rangle + \langle
+    2P - 2DC, W\rangle + \langle D, W^2\rangle` with :math:`\Delta = V - C`, :math:`P = \Delta R`.
 
     References
     ----------
@@ -187,15 +187,16 @@ class Quadratic(Loss):
 
         def apply(anchor: Tensor) -> Tensor:
             right = constant + metric * anchor
-            return right @ inverse if inverse.ndim == 2 else (right.unsqueeze(1) @ inverse).squeeze(1)
+            out: Tensor = right @ inverse if inverse.ndim == 2 else (right.unsqueeze(1) @ inverse).squeeze(1)
+            return out
 
         return metric.expand(self.shape), apply
 
     def best_split(self, weights: Tensor | None = None) -> Tensor:
         """See :meth:`Loss.best_split`.
 
-        Without weights: the smallest eigenvalue of the unit-diagonal H, times the diagonal. With weights (shape (out, in),
-        summed over the rows that share H): a low-rank solution of the Max-Cut type dual, repaired.
+        Without weights: the smallest eigenvalue of the unit-diagonal H, times the diagonal. With weights (shape (out,
+        in), summed over the rows that share H): a low-rank solution of the Max-Cut type dual, repaired.
         """
         gram = self.gram.double()
         if weights is None:
@@ -301,7 +302,7 @@ class Quadratic(Loss):
         return point, 2.0 * diagonal_split.shrink_until_valid(gram, half, ~off)
 
     def expression(self, w: Any, split: Tensor | None, scale: float = 1.0) -> Any:
-        """See :meth:`Loss.expression`: one square for each entry of ``(W - C) L``, so that each gets a small cone of its own."""
+        """See :meth:`Loss.expression`: one square, and so one small cone, for each entry of ``(W - C) L``."""
         import cvxpy as cp
 
         center, gram = exact(self.center), exact(self.gram)

@@ -1,4 +1,4 @@
-"""A generic best-first branch and bound over ``restrict``; every node's bound is a tangent, so the tree is a certificate."""
+"""A generic best-first branch and bound over ``restrict``; its nodes are tangents, so the tree is a certificate."""
 
 from __future__ import annotations
 
@@ -149,8 +149,10 @@ class BranchAndBound:
     Notes
     -----
     A node fixes entries on or off. Its relaxation is solved on the free entries (kept ones minimised out, pruned ones
-    dropped, the root's split enlarged as far as the smaller problem allows); the point found is lifted back, and the bound is
-    that of the resulting tangent, evaluated in float64. The stored :class:`~mipprune.Tree` is re-checked without the solver.
+    dropped, the root's split enlarged as far as the smaller problem allows); the point found is lifted back, and the
+    bound is
+    that of the resulting tangent, evaluated in float64. The stored :class:`~mipprune.Tree` is re-checked without the
+    solver.
 
     Practical for rows of up to about 60 inputs and layers of up to some hundred weights.
 
@@ -194,7 +196,9 @@ class BranchAndBound:
         search = _Search(work, torch.zeros(()), work.value(point), point, budget.gap, self.iterations)
         stop = Stop.GAP
         try:
-            root = best_tangent(work, point, splits=self.splits, iterations=self.iterations, watch=watch, target=search.target)
+            root = best_tangent(
+                work, point, splits=self.splits, iterations=self.iterations, watch=watch, target=search.target
+            )
             search.split = torch.zeros(work.shape, dtype=torch.float64) if root.split is None else root.split
             search.add(_Node(work, root.tangent, root.bound, root.relaxed))
             setup = watch.seconds

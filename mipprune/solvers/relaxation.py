@@ -92,10 +92,11 @@ def relax(
 
     Notes
     -----
-    Operator splitting (ADMM) on the perspective relaxation: one side solves with the smooth remainder exactly, the other
-    takes the structure's proximal step. The smooth side's iterates are good points of tangency after 10 to 20 iterations
-    whatever the condition number; accelerated proximal gradient needs several hundred. Where loss or structure lack their
-    part, the Frank-Wolfe method with exact line search needs the oracle alone.
+    Operator splitting (ADMM) on the perspective relaxation: one side solves with the smooth remainder exactly, the
+    other takes the structure's proximal step. The smooth side's iterates are good points of tangency after 10 to 20
+    iterations
+    whatever the condition number; accelerated proximal gradient needs several hundred. Where loss or structure lack
+    their part, the Frank-Wolfe method with exact line search needs the oracle alone.
     """
     begin = start.primal if isinstance(start, Relaxed) else start
     resolvent = problem.loss.resolvent(split, strength)
@@ -134,7 +135,8 @@ def _conditional_gradient(
     ).point.to(start)
     point, square, shares = first, first * first, (first != 0).to(start.dtype)
     best_point, best, done = point, -math.inf, 0
-    for done in range(1, iterations + 1):
+    while done < iterations:
+        done += 1
         value, gradient = problem.loss.value_and_gradient(point)
         bound = _bound_at(problem, point, split, value, gradient)
         if bound > best:
@@ -197,8 +199,8 @@ def best_tangent(
 
     Notes
     -----
-    The relaxation value is concave in the split, with the supergradient ``w^2 (1/z - 1)``. Step sizes are 0.9 and then 2/(t+2);
-    a linear step's solution is never used alone, since it may have near-zero entries.
+    The relaxation value is concave in the split, with the supergradient ``w^2 (1/z - 1)``. Step sizes are 0.9 and
+    then 2/(t+2); a linear step's solution is never used alone, since it may have near-zero entries.
     """
     work_dtype = working_dtype(problem.size, dtype)
     work = problem.to(dtype=work_dtype)
@@ -279,7 +281,9 @@ def certify(
         raise InvalidProblem(f"certify needs splits >= 0 and iterations >= 1; got {splits} and {iterations}")
     earlier = solution if isinstance(solution, Solution) else None
     given = earlier.point if earlier is not None else solution
-    point = problem.repair(problem.loss.start()) if given is None else as_tensor(given, "the point", shape=problem.shape)
+    point = (
+        problem.repair(problem.loss.start()) if given is None else as_tensor(given, "the point", shape=problem.shape)
+    )
     value = problem.value(point)
     target = value - budget.gap * abs(value)
     certificate = None if earlier is None else earlier.certificate
