@@ -14,13 +14,14 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import ADMM, Highs, Magnitude, OBC, Scip, SparseGPT, Wanda
+from .solvers import ADMM, OBC, Highs, LocalSearch, Magnitude, Scip, SparseGPT, Wanda
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ADMM",
+    "OBC",
     "Argmin",
     "Budget",
     "Cardinality",
@@ -33,12 +34,12 @@ __all__ = [
     "InvalidProblem",
     "LeastSquares",
     "Linear",
+    "LocalSearch",
     "Loss",
     "Magnitude",
     "Masks",
     "MippruneError",
     "NofM",
-    "OBC",
     "PerRow",
     "Problem",
     "Proof",

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from .admm import ADMM
 from .highs import Highs
+from .local_search import LocalSearch
 from .obc import OBC
 from .one_shot import Magnitude, SparseGPT, Wanda
 from .scip import Scip
 
-__all__ = ["ADMM", "Highs", "Magnitude", "OBC", "Scip", "SparseGPT", "Wanda"]
+__all__ = ["ADMM", "OBC", "Highs", "LocalSearch", "Magnitude", "Scip", "SparseGPT", "Wanda"]
 
-ALL = (ADMM, Highs, Magnitude, OBC, Scip, SparseGPT, Wanda,)
+ALL = (
+    ADMM,
+    Highs,
+    LocalSearch,
+    Magnitude,
+    OBC,
+    Scip,
+    SparseGPT,
+    Wanda,
+)
 """Every solver of the package, so that tests run over all of them."""
