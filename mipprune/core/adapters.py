@@ -29,6 +29,12 @@ def _checked_strength(strength: str) -> str:
     return strength
 
 
+def _difference_below(constant: float, bound: float) -> float:
+    """Return ``constant - bound`` rounded down; ``+inf`` for the bound ``-inf`` of an empty family."""
+    difference = constant - bound
+    return difference - UNIT_ROUNDOFF * abs(difference) if math.isfinite(difference) else difference
+
+
 def _round_up(value: Fraction) -> float:
     """Return a float64 that is not below ``value``."""
     return math.nextafter(float(value), math.inf)
@@ -142,9 +148,7 @@ class Sparse(Structure):
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
         """See :meth:`Structure.argmin_bound`."""
-        bound = self.supports.select_bound(self._gain_bound(model), witness)
-        difference = model.constant - bound
-        return difference - UNIT_ROUNDOFF * abs(difference)
+        return _difference_below(model.constant, self.supports.select_bound(self._gain_bound(model), witness))
 
     def relaxed_step(self, center: Tensor, split: Tensor, metric: Tensor) -> tuple[Tensor, Tensor] | None:
         """See :meth:`Structure.relaxed_step`; with a box or a price that varies there is no closed form."""
@@ -177,10 +181,13 @@ class Sparse(Structure):
 
     def violation(self, point: Tensor) -> float:
         """See :meth:`Structure.violation`."""
-        count = float(self.supports.violation(self.mask_of(point)))
+        kept = self.mask_of(point)
+        count = float(self.supports.violation(kept))
         limits = self._limits(point)
         if limits is not None:
-            outside = torch.maximum(point - limits[1], limits[0] - point)[self.mask_of(point)]
+            if bool((limits[0] > 0).any()) or bool((limits[1] < 0).any()):
+                kept = self.supports.cover(kept)  # a kept entry may not be 0 then
+            outside = torch.maximum(point - limits[1], limits[0] - point)[kept]
             count += float(outside.clamp_min(0).max()) if outside.numel() else 0.0
         return count
 
@@ -307,10 +314,10 @@ class Masks(Structure):
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
         """See :meth:`Structure.argmin_bound`."""
         gain = self._gain(model)
-        error = 0.0 if model.linear_error is None else model.linear_error
-        rounding = UNIT_ROUNDOFF * (model.linear.abs() + model.curvature) if bool(model.curvature.any()) else 0.0
-        difference = model.constant - self.supports.select_bound(gain + (error + rounding), witness)
-        return difference - UNIT_ROUNDOFF * abs(difference)
+        if model.linear_error is not None or bool(model.curvature.any()):  # else -linear is exact
+            error = torch.zeros_like(gain) if model.linear_error is None else model.linear_error
+            gain = gain + (error + 4.0 * UNIT_ROUNDOFF * (model.linear.abs() + model.curvature + error))
+        return _difference_below(model.constant, self.supports.select_bound(gain, witness))
 
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """See :meth:`Structure.rational_bound`."""

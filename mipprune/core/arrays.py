@@ -171,6 +171,8 @@ def digest(*parts: Any) -> str:
             feed(sorted(part.items()))
         elif part is None or isinstance(part, (bool, int, float, str)):
             sha.update(f"{type(part).__name__}:{part!r};".encode())
+        elif isinstance(part, np.generic):
+            feed(part.item())
         elif isinstance(part, np.ndarray):
             feed(torch.as_tensor(part))
         else:

@@ -15,7 +15,16 @@ from .separable import Separable
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "open_entries"]
+
+
+def open_entries(v: Tensor, allowed: Tensor | None) -> Tensor | None:
+    """Return where ``w - v`` may be non-zero for a ``w`` that vanishes outside ``allowed``; ``None`` for everywhere.
+
+    A tangent at ``v`` lies below F only along such differences, so that is where a split has to be valid: ``allowed``
+    alone would not do for a ``v`` that does not vanish outside it.
+    """
+    return None if allowed is None else allowed.to(v.device) | (v != 0)
 
 
 class Loss(ABC):
@@ -69,7 +78,7 @@ class Loss(ABC):
         split : Tensor broadcastable to ``shape``, optional
             Diagonal curvature, verified before use; default :meth:`best_split`.
         allowed : bool Tensor, shape ``shape``, optional
-            Entries that may be non-zero; a split need only be valid on them.
+            Entries that may be non-zero; a split need only be valid on them and on the support of ``v``.
 
         Raises
         ------

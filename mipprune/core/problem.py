@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidProblem
 from .adapters import Masks
-from .arrays import as_mask, as_tensor, digest, exact
+from .arrays import as_mask, as_tensor, digest, exact, gamma
 from .loss import Loss
 from .separable import Separable
 from .structure import Structure
@@ -99,7 +99,8 @@ class Problem:
 
     def rounding(self, w: Any) -> float:
         """Return a bound on the rounding error of ``value(w)``."""
-        return self.reference.loss.rounding(self._point(w))
+        point = self._point(w)
+        return self.reference.loss.rounding(point) + gamma(self.size + 4) * self.structure.price(point)
 
     def violation(self, w: Any) -> float:
         """Return 0 exactly when ``w`` is in S."""
@@ -177,8 +178,12 @@ class Problem:
         off = off if self.off is None else off | self.off
         if bool((on & off).any()):
             raise InvalidProblem("an entry is fixed both on and off; the restricted set would be empty")
-        implied_on, implied_off = self.structure.propagate(on, off)
-        if not bool((implied_on & implied_off).any()):
+        while True:  # until nothing more follows: the same fixings give the same problem, in whatever order they came
+            implied_on, implied_off = self.structure.propagate(on, off)
+            implied_on, implied_off = implied_on | on, implied_off | off
+            contradictory = bool((implied_on & implied_off).any())
+            if contradictory or (torch.equal(implied_on, on) and torch.equal(implied_off, off)):
+                break
             on, off = implied_on, implied_off
         return replace(self, structure=self.structure.restrict(on, off), on=on, off=off)
 

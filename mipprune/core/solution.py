@@ -273,8 +273,8 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
     Notes
     -----
     Agreement is asked for up to the rounding of a float64 evaluation: twice the loss's own bound for the value, and
-    ``1e-10`` of the size of the terms for the bound (another machine may sum in another order). A stored bound that is
-    higher than what its certificate proves is always refused.
+    ``1e-10`` of the size of the terms for the bound (another machine may sum in another order). The bound that is
+    returned is the recomputed one. In exact arithmetic the stored bound must not exceed it by anything at all.
     """
     if solution.fingerprint != problem.fingerprint:
         raise CertificateError(
@@ -290,21 +290,36 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
         if violation != 0:
             raise CertificateError(f"violation: the stored point violates the structure by {violation}")
         value = problem.value(solution.point)
-        if abs(value - solution.value) > 2 * problem.rounding(solution.point) + 1e-14 * abs(value):
+        rounding = problem.rounding(solution.point)
+        if not abs(value - solution.value) <= 2 * rounding + 1e-14 * abs(value):
             raise CertificateError(f"value: stored {solution.value!r}, recomputed {value!r}")
+        if not solution.rounding <= 2 * rounding:
+            raise CertificateError(f"rounding: stored {solution.rounding!r}, recomputed {rounding!r}")
     bound: float | None = solution.bound if solution.proof is Proof.CLAIMED else None
     if solution.certificate is not None:
         bound = _recomputed_bound(problem, solution.certificate, exact)
-        if solution.bound is None or abs(bound - solution.bound) > tolerance:
+        if not _agrees(solution.bound, bound, 0.0 if exact else tolerance, below=exact):
             raise CertificateError(f"bound: stored {solution.bound!r}, the certificate proves {bound!r}")
-        if bound > value + tolerance:
+        if not bound <= value + tolerance:
             raise CertificateError(
                 f"bound: {bound!r} is above the value {value!r}; the package is wrong, please report"
             )
     elif solution.proof is Proof.CHECKED:
         raise CertificateError("certificate: the solution says 'checked' but holds none")
+    elif solution.claim is not None and solution.proof is Proof.CLAIMED:
+        if solution.bound not in (solution.claim.bound, solution.value):
+            raise CertificateError(f"claim: the stored bound {solution.bound!r} is not that of {solution.claim!r}")
+    if (solution.status is Status.OPTIMAL) != solution.gap_closed:
+        raise CertificateError(f"status: {solution.status.value!r} contradicts value, bound and tolerance")
     gap = None if bound is None or value == math.inf else max(0.0, value - bound) / max(abs(value), _FLOOR)
     return Checked(value, violation, bound, gap)
+
+
+def _agrees(stored: float | None, proven: float, tolerance: float, *, below: bool) -> bool:
+    """Tell whether a stored bound is within the tolerance of the proven one, or anywhere below it; NaN never agrees."""
+    if stored is None or math.isnan(proven):
+        return False
+    return stored == proven or (below and stored <= proven) or abs(stored - proven) <= tolerance
 
 
 def _recomputed_bound(problem: Problem, certificate: Certificate, exact: bool) -> float:

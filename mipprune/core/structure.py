@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from ..errors import Unsupported
@@ -46,7 +47,7 @@ class Supports(ABC):
 
     ``select``, ``select_bound``, ``violation``, ``constraints`` and ``restrict`` make a family work with exact solvers,
     thresholding, operator splitting, certificates and branch and bound. ``contains``, ``cover``, ``keep``,
-    ``propagate`` and ``spread`` have defaults: right for families closed under removal, at worst slow.
+    ``propagate`` and ``spread`` have defaults that are right for every family whose ``select`` is exact, at worst slow.
     """
 
     @abstractmethod
@@ -80,12 +81,16 @@ class Supports(ABC):
         return None
 
     def contains(self, mask: Tensor) -> bool:
-        """Tell whether ``mask`` itself is admissible; for families closed under removal that is ``violation == 0``."""
-        return self.violation(mask) == 0
+        """Tell whether ``mask`` itself is admissible: it fits, and nothing has to be added to it."""
+        return self.violation(mask) == 0 and bool((self.cover(mask) == mask).all())
 
     def cover(self, mask: Tensor) -> Tensor:
-        """Return the smallest admissible mask around ``mask``, which is what a price is charged for."""
-        return mask
+        """Return the smallest admissible mask around ``mask``, which is what a price is charged for.
+
+        The default asks :meth:`select` for the mask with the fewest other entries.
+        """
+        gain = torch.full_like(mask, -1.0, dtype=torch.float64).masked_fill(mask, mask.numel() + 1.0)
+        return self.keep(gain) | mask
 
     def keep(self, gain: Tensor) -> Tensor:
         """Return only the mask of :meth:`select`, for iterations that need no value."""

@@ -48,6 +48,8 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
     below ``n g/(1-g) Diag(a)``. Factorising with E twice that large, rounding of the subtraction included, is a
     proof. Rows and columns that are exactly zero are positive semidefinite by themselves and are left out.
     """
+    if split.shape[-1:] != gram.shape[-1:]:  # anything else would broadcast to a matrix that is not diagonal
+        raise ValueError(f"a split of shape {tuple(split.shape)} does not fit a matrix with {gram.shape[-1]} columns")
     rest = gram - torch.diag_embed(split)
     if bool((allowed is not None) and (gram.ndim == 2 or rest.ndim == 2)):
         rest = rest.expand(allowed.shape[0], *rest.shape[-2:])  # type: ignore[union-attr]

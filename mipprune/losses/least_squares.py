@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import accurate_sum, as_tensor, exact, gamma
-from ..core.loss import Loss
+from ..core.loss import Loss, open_entries
 from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
@@ -176,13 +176,17 @@ class LeastSquares(Loss):
         target = diagonal.clamp_min(1e-300).reciprocal() if weights is None else weights.double()
         return split if float(target @ split) > float(target @ ridge) else ridge
 
+    def _as_split(self, split: Tensor | None) -> Tensor:
+        """The split (default: the best) in float64 with the shape (p,), entries checked; whether it is valid is not."""
+        chosen = (self.best_split() if split is None else split).double().expand(self.shape)
+        if bool((chosen < 0).any()) or not bool(torch.isfinite(chosen).all()):
+            raise CertificateError("split: it has negative or non-finite entries")
+        return chosen
+
     def _extra(self, split: Tensor | None, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
         """The verified split and its part beyond the ridge."""
-        chosen = (self.best_split() if split is None else split).double().expand(self.shape)
-        ridge = self._penalty.double()
-        extra = chosen - ridge
-        if bool((chosen < 0).any()):
-            raise CertificateError("split: it has negative entries")
+        chosen = self._as_split(split)
+        extra = chosen - self._penalty.double()
         if not bool((extra > 0).any()):
             return chosen, extra
         if self._safe_gram is None:
@@ -195,7 +199,7 @@ class LeastSquares(Loss):
 
     def minorant(self, v: Tensor, split: Tensor | None = None, allowed: Tensor | None = None) -> Separable:
         """See :meth:`Loss.minorant`; ``split`` has shape (p,)."""
-        chosen, extra = self._extra(split, allowed)
+        chosen, extra = self._extra(split, open_entries(v, allowed))
         n, p = self.design.shape
         v, design, response = v.double(), self.design.double(), self.response.double()
         fitted = design @ v
@@ -218,21 +222,22 @@ class LeastSquares(Loss):
             linear = linear - extra * v
             error = error + design.abs().mT @ fit_error + gamma(3) * (extra * v).abs()
             norm = float(response.abs() @ fit_error) + 2 * float((fitted.abs() + fit_error) @ fit_error)
-            slack += bend_error + norm + gamma(4) * abs(bend)
+            slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum())
         error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
         constant -= 1.01 * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
 
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """See :meth:`Loss.rational_minorant`."""
-        chosen = rational((self.best_split() if split is None else split).expand(self.shape))
+        chosen = rational(self._as_split(split))
         ridge, design = rational(self._penalty), rational(self.design)
         response, point = rational(self.response), rational(v)
         extra = chosen - ridge
         if any(value > 0 for value in extra):
             gram = design.T @ design
             gram[range(len(extra)), range(len(extra))] -= extra
-            inside = list(range(len(extra))) if allowed is None else allowed.nonzero().ravel().tolist()
+            covered = open_entries(v, allowed)
+            inside = list(range(len(extra))) if covered is None else covered.nonzero().ravel().tolist()
             if not is_positive_semidefinite(gram[[[i] for i in inside], inside]):
                 raise CertificateError(
                     "split: X'X + ridge - Diag(split) is not positive semidefinite (exact arithmetic)"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, as_tensor, exact, gamma, require_symmetric
-from ..core.loss import Loss
+from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, as_tensor, exact, gamma, require_symmetric
+from ..core.loss import Loss, open_entries
 from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
@@ -207,12 +207,19 @@ class Quadratic(Loss):
             split = torch.stack([diagonal_split.maximise(h, c) for h, c in zip(gram, weights.double(), strict=True)])
         return 2.0 * diagonal_split.shrink_until_valid(gram, split)
 
+    def _as_split(self, split: Tensor) -> Tensor:
+        """The split in float64 with the shape (in,) or (out, in), entries checked; whether it is valid is not."""
+        split = split.double()
+        if bool((split < 0).any()) or not bool(torch.isfinite(split).all()):
+            raise CertificateError("split: it has negative or non-finite entries")
+        if split.ndim < 2 or split.shape[0] == 1:  # the same for every row
+            return split.reshape(split.shape[-1:]).expand(self.shape[1:])
+        return split.expand(self.shape)
+
     def minorant(self, v: Tensor, split: Tensor | None = None, allowed: Tensor | None = None) -> Separable:
         """See :meth:`Loss.minorant`; ``split`` has shape (in,) or (out, in)."""
-        half = 0.5 * (self.best_split() if split is None else split).double()
-        if bool((half < 0).any()) or not bool(torch.isfinite(half).all()):
-            raise CertificateError("split: it has negative or non-finite entries")
-        if not diagonal_split.is_valid(self.gram.double(), half, allowed):
+        half = 0.5 * self._as_split(self.best_split() if split is None else split)
+        if not diagonal_split.is_valid(self.gram.double(), half, open_entries(v, allowed)):
             raise CertificateError(
                 "split: H - Diag(split)/2 is not positive semidefinite, so the tangent proves nothing"
             )
@@ -240,17 +247,18 @@ class Quadratic(Loss):
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """See :meth:`Loss.rational_minorant`."""
         rows, width = self.shape
-        half = rational((self.best_split() if split is None else split).expand(self.shape)) / 2
+        half = rational(self._as_split(self.best_split() if split is None else split).expand(self.shape)) / 2
         gram, center, point = rational(self.gram), rational(self.center), rational(v)
-        open_entries = torch.ones(self.shape, dtype=torch.bool) if allowed is None else allowed.cpu()
-        shared = gram.ndim == 2 and bool(open_entries.all()) and bool((half == half[:1]).all())
+        inside = open_entries(v, allowed)
+        inside = torch.ones(self.shape, dtype=torch.bool) if inside is None else inside.cpu()
+        shared = gram.ndim == 2 and bool(inside.all()) and bool((half == half[:1]).all())
         constant = rational(torch.tensor(self.offset, dtype=torch.float64))[()]
         linear = rational(torch.zeros(self.shape))
         for row in range(rows):
             matrix = gram if gram.ndim == 2 else gram[row]
             rest = matrix.copy()
             rest[range(width), range(width)] -= half[row]
-            chosen = open_entries[row].nonzero().ravel().tolist()
+            chosen = inside[row].nonzero().ravel().tolist()
             if (row == 0 or not shared) and not is_positive_semidefinite(rest[[[i] for i in chosen], chosen]):
                 raise CertificateError(
                     f"split: H - Diag(split)/2 is not positive semidefinite (row {row}, exact arithmetic)"
@@ -279,7 +287,11 @@ class Quadratic(Loss):
         """See :meth:`Loss.level_box`: ``|w_i - c_i| <= sqrt((value - offset) (H^-1)_ii)``."""
         if self._inverse_diagonal is None:
             return None
-        radius = (max(value - self.offset, 0.0) * self._inverse_diagonal).sqrt() * (1 + 1e-6)
+        least, largest = self._curvature_range  # the inverse loses as many digits as the condition number has
+        safety = 1e-6 + 4.0 * self.shape[1] * UNIT_ROUNDOFF * largest / least.clamp_min(1e-300)
+        if bool((safety > 0.1).any()):
+            return None
+        radius = (max(value - self.offset, 0.0) * self._inverse_diagonal).sqrt() * (1 + safety.unsqueeze(-1))
         center = self.center.double()
         return center - radius, center + radius
 

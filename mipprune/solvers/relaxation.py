@@ -245,7 +245,7 @@ def certify(
     problem : Problem
     solution : Solution or Tensor, optional
         The point to certify (its value is the upper end of the gap); default a repaired start of the loss. An existing
-        certificate is kept if it is better.
+        certificate is kept if it is better; of a solution of other data only the point is used.
     budget : Budget, optional
         ``seconds`` limits the search; ``gap`` stops it early and decides whether the answer counts as optimal.
     splits : int
@@ -279,8 +279,8 @@ def certify(
     watch = Watch(budget, progress)
     if splits < 0 or iterations < 1:
         raise InvalidProblem(f"certify needs splits >= 0 and iterations >= 1; got {splits} and {iterations}")
-    earlier = solution if isinstance(solution, Solution) else None
-    given = earlier.point if earlier is not None else solution
+    given = solution.point if isinstance(solution, Solution) else solution
+    earlier = solution if isinstance(solution, Solution) and solution.fingerprint == problem.fingerprint else None
     point = (
         problem.repair(problem.loss.start()) if given is None else as_tensor(given, "the point", shape=problem.shape)
     )

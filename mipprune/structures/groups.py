@@ -93,7 +93,8 @@ class Groups(Supports):
         fixed = self._fixed()
         if fixed is not None:
             on, off = (side.to(totals.device) for side in fixed)
-            keys = torch.where(off, -torch.inf, torch.where(on, torch.inf, keys))
+            finite = keys.clamp_max(torch.finfo(keys.dtype).max)  # what is fixed on comes before a gain of inf
+            keys = torch.where(off, -torch.inf, torch.where(on, torch.inf, finite))
         return (keep_largest(keys.unsqueeze(0), self.count) & (keys > 0).unsqueeze(0)).squeeze(0)
 
     def keep(self, gain: Tensor) -> Tensor:
@@ -137,8 +138,8 @@ class Groups(Supports):
         return whole and self.violation(mask) == 0 and (self.on is None or bool(mask[self.on.to(mask.device)].all()))
 
     def cover(self, mask: Tensor) -> Tensor:
-        """See :meth:`Supports.cover`: every touched group, whole."""
-        return self._over(self._any(mask), mask)
+        """See :meth:`Supports.cover`: every touched group, whole, and what is fixed on."""
+        return self._over(self._any(mask if self.on is None else mask | self.on.to(mask.device)), mask)
 
     def constraints(self, z: Any) -> list[Any]:
         """See :meth:`Supports.constraints`: one 0/1 variable for each group."""

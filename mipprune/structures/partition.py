@@ -58,7 +58,8 @@ class PartitionBudget(Supports):
         on, off = self._fixed(tuple(gain.shape), gain.device)
         if on is None or off is None:
             return (keep_largest(keys, self.budget) & (keys > 0)).reshape(gain.shape)
-        ordered = torch.where(off, -torch.inf, torch.where(on, torch.inf, keys))
+        finite = keys.clamp_max(torch.finfo(keys.dtype).max)  # what is fixed on comes before a gain of inf
+        ordered = torch.where(off, -torch.inf, torch.where(on, torch.inf, finite))
         return ((keep_largest(ordered, self.budget) & (ordered > 0)) | on).reshape(gain.shape)
 
     def _feasible(self) -> bool:
@@ -92,6 +93,10 @@ class PartitionBudget(Supports):
                 (mask & off).sum()
             )
         return excess
+
+    def cover(self, mask: Tensor) -> Tensor:
+        """See :meth:`Supports.cover`: what is fixed on belongs to every admissible mask."""
+        return mask if self.on is None else mask | self.on.to(mask.device)
 
     def contains(self, mask: Tensor) -> bool:
         """See :meth:`Supports.contains`."""
