@@ -1,0 +1,1 @@
+"""Real networks before and after one-shot pruning."""
