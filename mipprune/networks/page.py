@@ -11,6 +11,7 @@ __all__ = ["bars", "document", "intervals", "section", "table", "tiles"]
 
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 240.0, 58.0, 12.0, 12.0, 26.0
 _MIN_WIDTH, _STEP = 640.0, 16.0
+_FEW = 6  # so many names fit below the axis; more are numbered in their order
 
 Number = float | None
 
@@ -88,7 +89,7 @@ def intervals(names: Sequence[str], values: Sequence[tuple[Number, float]]) -> s
         shapes.append("</g>")
     bounded = any(bound is not None for bound, _ in values)
     legend = [("s0", "proven bound"), ("s0 open", "open gap")] if bounded else [("s0 open", "error")]
-    return plot.drawing("".join(shapes)) + _legend(legend)
+    return plot.drawing("".join(shapes), names) + _legend(legend)
 
 
 def bars(names: Sequence[str], series: Sequence[Sequence[Number]], labels: Sequence[str]) -> str:
@@ -114,7 +115,7 @@ def bars(names: Sequence[str], series: Sequence[Sequence[Number]], labels: Seque
             low = high
         shapes.append("</g>")
     legend = [(f"s{number}", label) for number, label in enumerate(labels)] if len(labels) > 1 else []
-    return plot.drawing("".join(shapes)) + _legend(legend)
+    return plot.drawing("".join(shapes), names) + _legend(legend)
 
 
 def _shown(value: Number) -> str:
@@ -153,7 +154,7 @@ class _Plot:
         x += 0.5 * (step - width)
         return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
 
-    def drawing(self, shapes: str) -> str:
+    def drawing(self, shapes: str, names: Sequence[str]) -> str:
         axis = []
         for tick in self.ticks:
             y = self._y(tick)
@@ -162,7 +163,8 @@ class _Plot:
         every = max(1, math.ceil(self.count / 24))
         for index in range(0, self.count, every):
             x = 0.5 * (self._x(index) + self._x(index + 1))
-            axis.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8:g}" text-anchor="middle">{index + 1}</text>')
+            label = escape(names[index]) if len(names) <= _FEW else str(index + 1)
+            axis.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8:g}" text-anchor="middle">{label}</text>')
         return (
             f'<div class="wide"><svg class="plot" role="img" viewBox="0 0 {self.width:g} {_HEIGHT:g}" '
             f'style="min-width:{self.width:g}px"><g class="axis">{"".join(axis)}</g>{shapes}</svg></div>'
