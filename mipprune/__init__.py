@@ -14,7 +14,7 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import ADMM, OBC, Highs, LocalSearch, Magnitude, Scip, SparseGPT, Wanda
+from .solvers import ADMM, OBC, Highs, LocalSearch, Magnitude, ProjectedGradient, Scip, SparseGPT, Wanda
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
@@ -42,6 +42,7 @@ __all__ = [
     "NofM",
     "PerRow",
     "Problem",
+    "ProjectedGradient",
     "Proof",
     "Quadratic",
     "Scip",

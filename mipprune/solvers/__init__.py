@@ -7,9 +7,10 @@ from .highs import Highs
 from .local_search import LocalSearch
 from .obc import OBC
 from .one_shot import Magnitude, SparseGPT, Wanda
+from .projected_gradient import ProjectedGradient
 from .scip import Scip
 
-__all__ = ["ADMM", "OBC", "Highs", "LocalSearch", "Magnitude", "Scip", "SparseGPT", "Wanda"]
+__all__ = ["ADMM", "OBC", "Highs", "LocalSearch", "Magnitude", "ProjectedGradient", "Scip", "SparseGPT", "Wanda"]
 
 ALL = (
     ADMM,
@@ -17,6 +18,7 @@ ALL = (
     LocalSearch,
     Magnitude,
     OBC,
+    ProjectedGradient,
     Scip,
     SparseGPT,
     Wanda,
