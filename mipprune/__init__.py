@@ -14,7 +14,21 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Quadratic
-from .solvers import ADMM, OBC, Highs, LocalSearch, Magnitude, ProjectedGradient, Scip, SparseGPT, Wanda
+from .solve import choose, solve
+from .solvers import (
+    ADMM,
+    OBC,
+    BranchAndBound,
+    Highs,
+    LocalSearch,
+    Magnitude,
+    Oracle,
+    ProjectedGradient,
+    Scip,
+    SparseGPT,
+    Wanda,
+    certify,
+)
 from .structures import Cardinality, Groups, NofM, PerRow
 
 __version__ = "0.1.0"
@@ -23,6 +37,7 @@ __all__ = [
     "ADMM",
     "OBC",
     "Argmin",
+    "BranchAndBound",
     "Budget",
     "Cardinality",
     "Certificate",
@@ -40,6 +55,7 @@ __all__ = [
     "Masks",
     "MippruneError",
     "NofM",
+    "Oracle",
     "PerRow",
     "Problem",
     "ProjectedGradient",
@@ -62,11 +78,14 @@ __all__ = [
     "Tree",
     "Unsupported",
     "Wanda",
+    "certify",
     "check",
+    "choose",
     "formulations",
     "load",
     "losses",
     "save",
+    "solve",
     "solvers",
     "structures",
 ]

@@ -1,26 +1,32 @@
-"""Solvers: each a frozen dataclass of its parameters."""
+"""Solvers: each a frozen dataclass of its parameters; and ``certify``, which attaches a bound to any point."""
 
 from __future__ import annotations
 
 from .admm import ADMM
+from .branch_and_bound import BranchAndBound
 from .highs import Highs
 from .local_search import LocalSearch
 from .obc import OBC
 from .one_shot import Magnitude, SparseGPT, Wanda
+from .oracle import Oracle
 from .projected_gradient import ProjectedGradient
+from .relaxation import certify
 from .scip import Scip
 
-__all__ = ["ADMM", "OBC", "Highs", "LocalSearch", "Magnitude", "ProjectedGradient", "Scip", "SparseGPT", "Wanda"]
+__all__ = [
+    "ADMM",
+    "OBC",
+    "BranchAndBound",
+    "Highs",
+    "LocalSearch",
+    "Magnitude",
+    "Oracle",
+    "ProjectedGradient",
+    "Scip",
+    "SparseGPT",
+    "Wanda",
+    "certify",
+]
 
-ALL = (
-    ADMM,
-    Highs,
-    LocalSearch,
-    Magnitude,
-    OBC,
-    ProjectedGradient,
-    Scip,
-    SparseGPT,
-    Wanda,
-)
+ALL = (ADMM, OBC, BranchAndBound, Highs, LocalSearch, Magnitude, Oracle, ProjectedGradient, Scip, SparseGPT, Wanda)
 """Every solver of the package, so that tests run over all of them."""

@@ -1,0 +1,91 @@
+"""``solve``: one function for every problem, and the visible ladder by which it chooses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from .core.problem import Problem
+from .core.solution import Proof, Solution
+from .core.solver import Budget, Progress, Solver
+from .losses.linear import Linear
+from .losses.quadratic import Quadratic
+from .solvers.admm import ADMM
+from .solvers.branch_and_bound import BranchAndBound
+from .solvers.oracle import Oracle
+from .solvers.projected_gradient import ProjectedGradient
+from .solvers.relaxation import certify
+
+__all__ = ["choose", "solve"]
+
+_TREE = 128  # entries up to which the tree usually closes the gap within seconds (benchmarks/layerwise)
+
+
+def choose(problem: Problem) -> Solver:
+    """Return the solver that :func:`solve` takes when none is named.
+
+    1. A linear loss: one oracle call, which is exact.
+    2. At most 128 entries: branch and bound, which proves the optimum.
+    3. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
+    4. Anything else with a majorant: projected gradient.
+
+    For 3 and 4 the answer of ``solve`` is certified afterwards.
+    """
+    if isinstance(problem.loss, Linear):
+        return Oracle()
+    if problem.size <= _TREE:
+        return BranchAndBound()
+    if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
+        return ADMM()
+    return ProjectedGradient()
+
+
+def solve(
+    problem: Problem,
+    solver: Solver | None = None,
+    *,
+    budget: Budget | None = None,
+    start: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Solution:
+    """Solve a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    solver : Solver, optional
+        For example ``mp.ADMM()`` or ``mp.Scip()``; by default :func:`choose` decides, and an answer without a bound is
+        certified.
+    budget : Budget, optional
+        Limits; the default asks for a relative gap of 1e-4 without any limit.
+    start : Tensor, shape of the problem, optional
+        A point to start from.
+    progress : callable, optional
+        Receives (seconds, value, bound); returning ``True`` stops the run.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    Unsupported
+        If the solver named does not take the problem.
+
+    Examples
+    --------
+    >>> import torch, mipprune as mp
+    >>> x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> problem = mp.formulations.layerwise(torch.ones(2, 8), x.T @ x, mp.NofM(2, 4))
+    >>> mp.solve(problem).proof.value
+    'checked'
+    """
+    budget = budget or Budget()
+    chosen = choose(problem) if solver is None else solver
+    solution = chosen.solve(problem, budget=budget, start=start, progress=progress)
+    if solver is None and solution.proof is Proof.NONE and solution.point is not None:
+        if budget.seconds is not None:
+            budget = replace(budget, seconds=max(budget.seconds - (solution.stats.seconds or 0.0), 1e-3))
+        return certify(problem, solution, budget=budget, progress=progress)
+    return solution
