@@ -20,6 +20,7 @@ from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Watch
 from ..errors import CertificateError, Unsupported
+from ..kernels import bounded_descent
 from .relaxation import best_tangent
 
 __all__ = [
@@ -155,20 +156,45 @@ def on_mask(problem: Problem, mask: Tensor, near: Tensor) -> Tensor:
     refitted = torch.where(mask, problem.reference.loss.minimise_on(mask, start=near).double(), 0.0)
     if problem.violation(refitted) == 0:
         return refitted
-    inside = replace(problem.reference, structure=problem.structure.restrict(mask, ~mask))
-    return inside.repair(near)
+    structure = problem.structure
+    if isinstance(structure, Sparse) and structure.box is not None:
+        return _inside_box(problem, structure, mask, near)
+    return replace(problem.reference, structure=structure.restrict(mask, ~mask)).repair(near)
+
+
+def _inside_box(problem: Problem, structure: Sparse, mask: Tensor, near: Tensor) -> Tensor:
+    """The minimiser on a mask inside the box, where the refit has left it."""
+    loss = problem.reference.loss
+    lower, upper = (
+        torch.as_tensor(side, dtype=torch.float64).cpu().expand(problem.shape)[mask].numpy() for side in structure.box
+    )
+
+    def whole(x: np.ndarray[Any, Any]) -> Tensor:
+        return torch.zeros(problem.shape, dtype=torch.float64).masked_scatter(mask, torch.from_numpy(x))
+
+    def value_and_gradient(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        point = whole(x)
+        return loss.value(point), loss.gradient(point)[mask].numpy()
+
+    curvature = _curvature(problem)[mask].numpy()
+    start = torch.where(mask, near.double(), 0.0)[mask].numpy()
+    return whole(bounded_descent.minimise(value_and_gradient, start, lower, upper, curvature**-0.5))
 
 
 def _unit_curvature(problem: Problem, canonical: Canonical, unit: float) -> Mapping[str, np.ndarray[Any, Any]]:
     """Factors that give weights a second derivative of about the objective's unit, where the loss offers a diagonal."""
     if "z" not in canonical.blocks or np.isin(canonical.blocks["w"], canonical.integer).any():
         return {}
+    return {"w": np.sqrt(_curvature(problem).numpy() / unit)}
+
+
+def _curvature(problem: Problem) -> Tensor:
+    """Diagonal curvature of the loss's majorant at 0, > 0; ones where there is none to go by."""
     majorant = problem.reference.loss.majorant(torch.zeros(problem.shape, dtype=torch.float64))
-    if majorant is None:
-        return {}
-    curvature = majorant.curvature.double().cpu().expand(problem.shape).numpy()
-    typical = float(np.median(curvature[curvature > 0])) if (curvature > 0).any() else 1.0
-    return {"w": np.sqrt(np.where(curvature > 0, curvature, typical) / unit)}
+    if majorant is None or not bool((majorant.curvature > 0).any()):
+        return torch.ones(problem.shape, dtype=torch.float64)
+    curvature = majorant.curvature.double().cpu().expand(problem.shape)
+    return torch.where(curvature > 0, curvature, curvature[curvature > 0].median())
 
 
 def first_member(problem: Problem, start: Tensor | None) -> Tensor | None:
