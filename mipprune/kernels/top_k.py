@@ -22,8 +22,11 @@ def _has_numba() -> bool:
 def _ordered_bits(keys: Tensor) -> Tensor:
     """Integers in the order of the floating-point keys."""
     integer, low_bits = (torch.int32, 2**31 - 1) if keys.dtype == torch.float32 else (torch.int64, 2**63 - 1)
+    least = float(keys.min())
+    if least > 0:
+        return keys.view(integer)
     bits = (keys + 0.0).view(integer)  # adding 0 turns -0.0 into 0.0, which must tie with it
-    return torch.where(bits < 0, bits ^ low_bits, bits) if bool((keys < 0).any()) else bits
+    return torch.where(bits < 0, bits ^ low_bits, bits) if least < 0 else bits
 
 
 def _keep_compiled(keys: Tensor, count: int) -> Tensor:

@@ -136,7 +136,6 @@ class _Run:
         self.w = first.clone()
         self.a, self.rest = torch.empty_like(first), torch.zeros_like(first)
         self.right, self.gain = torch.empty_like(first), torch.empty_like(first)
-        self.zero = torch.zeros((), dtype=first.dtype, device=first.device)
         self.first_mask = self.mask = supports.keep(first * first)
         self.kept = max(int(self.mask.sum()), 1)
         self.restart()
@@ -149,7 +148,6 @@ class _Run:
     def refitted(self, mask: Tensor) -> tuple[float, Tensor]:
         """Return value and point of the refit of W on a mask."""
         w = self.layer.refit(self.w, mask, self.solver.refit_iterations)
-        w = torch.where(mask, w, self.zero)
         return self.layer.value(w), w
 
     def restart(self) -> None:
@@ -177,7 +175,7 @@ class _Run:
                     watch.report(None, None)
                 if changed == 0 and grown:
                     return Stop.CONVERGED
-                if self.iteration > solver.settled[0] and changed < solver.settled[1] * self.kept:
+                if self.iteration >= solver.settled[0] and changed < solver.settled[1] * self.kept:
                     return Stop.CONVERGED
                 grown = self._adapt(changed, grown)
         except KeyboardInterrupt:
@@ -190,7 +188,7 @@ class _Run:
         torch.add(self.w, self.rest, out=self.a)
         torch.mul(self.a, self.a, out=self.gain)
         self.mask = self.supports.keep(self.gain)
-        torch.where(self.mask, self.zero, self.a, out=self.rest)
+        torch.mul(self.a, ~self.mask, out=self.rest)  # several times faster than torch.where
         torch.sub(self.a, self.rest, alpha=2.0, out=self.right)  # D - V/rho
         self.right.mul_(self.penalty).add_(self.layer.target)
         self.iteration += 1

@@ -15,13 +15,13 @@ from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Solver, Watch
 from ..core.structure import Supports
 from ..kernels import diagonal_split
-from ..kernels.masked_solve import conjugate_gradient, minimise
+from ..kernels.masked_solve import conjugate_gradient, direct
 from ..losses.quadratic import Quadratic
 from ..structures.partition import PartitionBudget
 
 __all__ = ["Layer", "RowGroups", "finish", "layer_parts", "product", "reason_against_layer", "row_groups"]
 
-_SMALL = 1 << 14  # entries up to which an exact refit costs nothing
+_SMALL, _NARROW = 1 << 14, 1 << 10  # entries, and kept entries of a row, up to which an exact refit costs nothing
 
 
 def reason_against_layer(problem: Problem, *, per_row_gram: bool = False) -> str | None:
@@ -140,9 +140,10 @@ class Layer:
         return self.unit**2 * float((product(delta, self.gram) * delta).sum())
 
     def refit(self, w: Tensor, mask: Tensor, iterations: int) -> Tensor:
-        """Return the weights refitted on ``mask``: exactly for small layers, else by conjugate gradients from ``w``."""
-        if w.numel() <= _SMALL:
-            return minimise(self.gram, self.center, mask, w)
+        """Return the weights refitted on ``mask``: exactly where that is cheap, else by conjugate gradients from ``w``."""
+        largest = int(mask.sum(dim=1).max()) if mask.numel() else 0
+        if largest**3 <= iterations * w.shape[1] ** 2 or (w.numel() <= _SMALL and largest <= _NARROW):
+            return direct(self.gram, self.target, mask)
         return conjugate_gradient(self.gram, self.target, mask, w, iterations=iterations)
 
     def to_weights(self, w: Tensor) -> Tensor:
