@@ -47,7 +47,7 @@ _METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 _STRUCTURES = ("2:4", "unstructured:0.5")
 _DAMPING = 0.1
 # The search for bounds may go on until so many seconds after the start: it takes the time that the rest leaves.
-_CERTIFIED_BY = {False: 170.0, True: 40.0}
+_CERTIFIED_BY = {False: 150.0, True: 40.0}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 
 import click
 
@@ -31,9 +32,8 @@ _BACK_ENDS = {"SCIP": "pyscipopt", "HiGHS": "highspy", "cvxpy": "cvxpy", "compil
 
 def package_version() -> str:
     """Return the version of this package."""
-    import mipprune
-
-    return mipprune.__version__
+    # Not imported: the package itself stands above its command line.
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 @click.command()

@@ -10,7 +10,7 @@ from importlib.resources import files
 __all__ = ["bars", "document", "intervals", "section", "table", "tiles"]
 
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 240.0, 58.0, 12.0, 12.0, 26.0
-_MIN_WIDTH, _STEP = 640.0, 16.0
+_MIN_WIDTH, _STEP = 980.0, 16.0
 _FEW = 6  # so many names fit below the axis; more are numbered in their order
 
 Number = float | None
@@ -167,7 +167,7 @@ class _Plot:
             axis.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8:g}" text-anchor="middle">{label}</text>')
         return (
             f'<div class="wide"><svg class="plot" role="img" viewBox="0 0 {self.width:g} {_HEIGHT:g}" '
-            f'style="min-width:{self.width:g}px"><g class="axis">{"".join(axis)}</g>{shapes}</svg></div>'
+            f'style="min-width:{0.7 * self.width:g}px"><g class="axis">{"".join(axis)}</g>{shapes}</svg></div>'
         )
 
 
