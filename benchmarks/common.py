@@ -155,13 +155,13 @@ class Record:
 
 
 def _dumps(data: Any) -> str:
-    """Indent the outer levels only: lists of numbers stay on one line."""
+    """Indent the outer levels only: what holds no further list or object stays on one line."""
     return "\n".join(_lines(data, 0))
 
 
 def _lines(data: Any, level: int) -> Iterator[str]:
     flat = json.dumps(data)
-    if len(flat) + 2 * level <= 118 or not isinstance(data, (dict, list)) or _is_flat_list(data):
+    if len(flat) + 2 * level <= 118 or not isinstance(data, (dict, list)) or _is_flat(data):
         yield flat
         return
     brackets = "{}" if isinstance(data, dict) else "[]"
@@ -176,8 +176,9 @@ def _lines(data: Any, level: int) -> Iterator[str]:
     yield brackets[1]
 
 
-def _is_flat_list(data: Any) -> bool:
-    return isinstance(data, list) and not any(isinstance(item, (dict, list)) for item in data)
+def _is_flat(data: dict[str, Any] | list[Any]) -> bool:
+    values = data.values() if isinstance(data, dict) else data
+    return not any(isinstance(item, (dict, list)) or (isinstance(item, str) and len(item) > 60) for item in values)
 
 
 def rounded(value: float, digits: int = 5) -> float:

@@ -53,7 +53,7 @@ NOTES = (
     "with its default settings; SparseGPT with blocks of 128 inputs.",
     "Layer error: squared error of the written weights on the calibration inputs the layer saw, relative to its dense "
     "outputs on the same inputs, undamped; the mean is over layers. `solve s` is the sum over layers, `all s` includes "
-    "calibration.",
+    "calibration. Times come from a machine shared with other work: read them as orders of magnitude.",
     "WikiText-2 here is the tokenised variant with <unk>: perplexities compare among these rows, not with papers that "
     "use the raw variant. The dense network was itself quantised to 4 bits before.",
 )
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--methods", nargs="+", default=list(METHODS), choices=SOLVERS)
     found.add_argument("--structures", nargs="+", default=list(STRUCTURES), help="2:4, unstructured:0.5, ...")
     found.add_argument("--blocks", type=int, help="prune only the first so many transformer blocks")
-    found.add_argument("--samples", type=int, default=32, help="calibration windows")
+    found.add_argument("--samples", type=int, default=16, help="calibration windows")
     found.add_argument("--length", type=int, default=512, help="tokens in a window")
     found.add_argument("--evaluation", type=int, default=16, help="test windows")
     found.add_argument("--seed", type=int, default=0, help="draws the calibration windows")
