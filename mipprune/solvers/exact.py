@@ -20,8 +20,8 @@ from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Watch
 from ..errors import CertificateError, Unsupported
-from ..kernels import bounded_descent
-from .relaxation import best_tangent
+from .relaxation import Bounded, best_tangent
+from .repair import admissible_mask, curvature, on_mask
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -124,8 +124,17 @@ class Instance:
         """Return a member of S as a value of every column, or ``None`` when that is not determined."""
         values = {"w": point.double().cpu().numpy()}
         if "z" in self.canonical.blocks:
-            values["z"] = _admissible_mask(self.problem, point).cpu().numpy().astype(np.float64)
+            values["z"] = admissible_mask(self.problem, point).cpu().numpy().astype(np.float64)
         return complete(self.canonical, values)
+
+    def relaxed_columns(self, bounded: Bounded) -> np.ndarray[Any, Any]:
+        """Return the solution of the perspective relaxation in the columns of ``w`` and ``z``, zero elsewhere."""
+        canonical, relaxed = self.canonical, bounded.relaxed
+        x = np.zeros(canonical.columns)
+        for name, values in (("w", relaxed.primal), ("z", relaxed.shares)):
+            block = canonical.blocks[name]
+            x[block] = values.double().cpu().numpy() * canonical.factor[block]
+        return x
 
     def point_of(self, x: np.ndarray[Any, Any]) -> Tensor | None:
         """Return the repaired point of a column vector: its mask, refitted; ``None`` if the mask is not admissible."""
@@ -141,60 +150,11 @@ class Instance:
         return point if problem.violation(point) == 0 else None
 
 
-def _admissible_mask(problem: Problem, point: Tensor) -> Tensor:
-    """The support of a member of S, or an admissible mask around it: families such as whole groups keep zeros too."""
-    structure = problem.structure
-    mask = structure.mask_of(point).cpu()
-    if not isinstance(structure, Sparse) or structure.supports.contains(mask):
-        return mask
-    around = structure.supports.keep(torch.where(mask, 1.0, -1e-9))
-    return around if bool((around >= mask).all()) else mask
-
-
-def on_mask(problem: Problem, mask: Tensor, near: Tensor) -> Tensor:
-    """Return the best point found on one mask (inside the box, if there is one)."""
-    refitted = torch.where(mask, problem.reference.loss.minimise_on(mask, start=near).double(), 0.0)
-    if problem.violation(refitted) == 0:
-        return refitted
-    structure = problem.structure
-    if isinstance(structure, Sparse) and structure.box is not None:
-        return _inside_box(problem, structure, mask, near)
-    return replace(problem.reference, structure=structure.restrict(mask, ~mask)).repair(near)
-
-
-def _inside_box(problem: Problem, structure: Sparse, mask: Tensor, near: Tensor) -> Tensor:
-    """The minimiser on a mask inside the box, where the refit has left it."""
-    loss = problem.reference.loss
-    lower, upper = (
-        torch.as_tensor(side, dtype=torch.float64).cpu().expand(problem.shape)[mask].numpy() for side in structure.box
-    )
-
-    def whole(x: np.ndarray[Any, Any]) -> Tensor:
-        return torch.zeros(problem.shape, dtype=torch.float64).masked_scatter(mask, torch.from_numpy(x))
-
-    def value_and_gradient(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        point = whole(x)
-        return loss.value(point), loss.gradient(point)[mask].numpy()
-
-    curvature = _curvature(problem)[mask].numpy()
-    start = torch.where(mask, near.double(), 0.0)[mask].numpy()
-    return whole(bounded_descent.minimise(value_and_gradient, start, lower, upper, curvature**-0.5))
-
-
 def _unit_curvature(problem: Problem, canonical: Canonical, unit: float) -> Mapping[str, np.ndarray[Any, Any]]:
     """Factors that give weights a second derivative of about the objective's unit, where the loss offers a diagonal."""
     if "z" not in canonical.blocks or np.isin(canonical.blocks["w"], canonical.integer).any():
         return {}
-    return {"w": np.sqrt(_curvature(problem).numpy() / unit)}
-
-
-def _curvature(problem: Problem) -> Tensor:
-    """Diagonal curvature of the loss's majorant at 0, > 0; ones where there is none to go by."""
-    majorant = problem.reference.loss.majorant(torch.zeros(problem.shape, dtype=torch.float64))
-    if majorant is None or not bool((majorant.curvature > 0).any()):
-        return torch.ones(problem.shape, dtype=torch.float64)
-    curvature = majorant.curvature.double().cpu().expand(problem.shape)
-    return torch.where(curvature > 0, curvature, curvature[curvature > 0].median())
+    return {"w": np.sqrt(curvature(problem).numpy() / unit)}
 
 
 def first_member(problem: Problem, start: Tensor | None) -> Tensor | None:
@@ -279,24 +239,24 @@ class Incumbent:
             return False
         return self.gap <= self.watch.budget.gap or self.value - self.bound <= self.problem.rounding(self.point)
 
-    def prove(self, splits: int) -> Tensor | None:
+    def prove(self, splits: int) -> Bounded | None:
         """Find a good tangent at once: a checked bound however short the run, and the split that the cones will use.
 
-        ``None`` stands for the loss's own split.
+        ``None`` when no relaxation was solved for it.
         """
         assert self.point is not None
         try:
             if splits and isinstance(self.problem.structure, Sparse) and self.problem.loss.best_split() is not None:
                 found = best_tangent(self.problem, self.point, splits=splits, iterations=30, watch=self.watch)
-                self.tangent, self.proven, split = found.tangent, found.bound, found.split
+                self.tangent, self.proven = found.tangent, found.bound
             else:
-                self.tangent, split = Tangent.at(self.problem, self.point), None
+                found, self.tangent = None, Tangent.at(self.problem, self.point)
                 self.proven = self.tangent.bound(self.problem)
         except (CertificateError, Unsupported) as error:
             _LOG.info("no tangent bound for this problem: %s", error)
             return None
         self.report(None)
-        return split
+        return found
 
     def report(self, claimed: float | None) -> bool:
         """Raise the claimed bound, show the user the state, return whether to stop; only changes enter the trace."""

@@ -28,6 +28,7 @@ from .exact import (
     reason,
 )
 from .outer_approximation import OuterApproximation, configured, load, set_option, start_threads
+from .relaxation import Bounded
 
 __all__ = ["Highs"]
 
@@ -191,15 +192,16 @@ class _Search:
                 return found
             member = found
         self.incumbent.take(member)
-        split = self.incumbent.prove(self.solver.splits)
+        bounded = self.incumbent.prove(self.solver.splits)
         if self.incumbent.closed:
             return self.outcome(Stop.GAP)
+        split = None if bounded is None else bounded.split
         self.instance = instance = Instance.of(problem, member, self.solver.strength, split)
         self.setup = self.watch.seconds
         if instance.canonical.is_linear:
             status = self._integer(instance, to_highs_lp(instance.canonical), self.watch.budget.gap)[0]
             return self.outcome(self.watch.stopped or _STOPS[status])
-        return self._approximate(instance)
+        return self._approximate(instance, bounded)
 
     def _any_mask(self, problem: Problem) -> Tensor | Outcome:
         """Find some member of S when no start is one, or prove that there is none."""
@@ -216,9 +218,11 @@ class _Search:
             return mask_of_columns(problem, canonical, np.array(solution.col_value))
         return Outcome(_STOPS.get(status, Stop.NUMERICAL), infeasible=status == "kInfeasible")
 
-    def _approximate(self, instance: Instance) -> Outcome:
+    def _approximate(self, instance: Instance, bounded: Bounded | None) -> Outcome:
         """Rounds of cuts on the linear relaxation, then mixed-integer rounds."""
         outer = OuterApproximation(instance.canonical, self.solver.back_end())
+        if bounded is not None:
+            outer.cut(instance.relaxed_columns(bounded), None)  # spares most of the rounds that would lead there
         self._cut_at(outer, instance, instance.start)
         stop = self._relaxation_rounds(outer, instance)
         stalled = 0

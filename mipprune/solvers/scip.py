@@ -164,10 +164,10 @@ class Scip:
                 return found, 0.0
             member = found
         incumbent.take(member)
-        split = incumbent.prove(self.splits)
+        bounded = incumbent.prove(self.splits)
         if incumbent.closed:
             return Outcome(Stop.GAP, setup_seconds=watch.seconds), 0.0
-        instance = Instance.of(problem, member, self.strength, split)
+        instance = Instance.of(problem, member, self.strength, bounded.split if bounded else None)
         model, variables = to_scip(instance.canonical)
         self._configure(model, watch)
         _warm_start(model, variables, instance)
