@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import formulations, losses, solvers, structures
+from . import formulations, losses, solvers, structures, testing
 from .core.adapters import Masks, Sparse
 from .core.certificate import Certificate, Claim, Tangent, Tree
 from .core.loss import Loss
@@ -88,4 +88,5 @@ __all__ = [
     "solve",
     "solvers",
     "structures",
+    "testing",
 ]

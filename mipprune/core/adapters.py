@@ -29,6 +29,16 @@ def _checked_strength(strength: str) -> str:
     return strength
 
 
+def _links(w: Any, z: Any, side: np.ndarray[Any, Any], sign: float) -> list[Any]:
+    """``sign w >= sign side z`` where the side is finite, as a list of at most one constraint."""
+    import cvxpy as cp
+
+    finite = np.isfinite(side)
+    if finite.all():
+        return [sign * w >= cp.multiply(sign * side, z)]
+    return [sign * w[finite] >= cp.multiply(sign * side[finite], z[finite])] if finite.any() else []
+
+
 def _difference_below(constant: float, bound: float) -> float:
     """Return ``constant - bound`` rounded down; ``+inf`` for the bound ``-inf`` of an empty family."""
     difference = constant - bound
@@ -36,20 +46,21 @@ def _difference_below(constant: float, bound: float) -> float:
 
 
 def _round_up(value: Fraction) -> float:
-    """Return a float64 that is not below ``value``."""
-    return math.nextafter(float(value), math.inf)
+    """Return the smallest float64 that is not below ``value``."""
+    nearest = float(value)
+    return nearest if nearest >= value else math.nextafter(nearest, math.inf)
 
 
-def _exact_decrease(slope: Fraction, curvature: Fraction, box: tuple[Fraction, Fraction] | None) -> Fraction | None:
-    """Best decrease of ``slope t + curvature t^2/2`` over the box; ``None`` when it is unbounded."""
-    if box is None:
-        if curvature == 0:
-            return None if slope != 0 else Fraction(0)
-        return slope * slope / (2 * curvature)
+def _exact_decrease(slope: Fraction, curvature: Fraction, lower: float, upper: float) -> Fraction | None:
+    """Best decrease of ``slope t + curvature t^2/2`` over ``lower <= t <= upper``; ``None`` when it is unbounded."""
+    if curvature == 0 and slope == 0:
+        return Fraction(0)
     if curvature == 0:
-        best = box[0] if slope > 0 else box[1]
-    else:
-        best = min(max(-slope / curvature, box[0]), box[1])
+        side = lower if slope > 0 else upper
+        return -slope * Fraction(side) if math.isfinite(side) else None
+    best = -slope / curvature
+    if best < lower or best > upper:
+        best = Fraction(lower if best < lower else upper)
     return -(slope * best + curvature * best * best / 2)
 
 
@@ -167,12 +178,11 @@ class Sparse(Structure):
         prices: ExactArray = np.broadcast_to(
             rational(torch.as_tensor(self.price_per_entry, dtype=torch.float64)), shape
         )
-        limits = self._limits(torch.zeros(shape, dtype=torch.float64))
-        sides = None if limits is None else (rational(limits[0]), rational(limits[1]))
+        zero = torch.zeros(shape, dtype=torch.float64)
+        lower, upper = self._limits(zero) or (zero - math.inf, zero + math.inf)
         gains = torch.zeros(shape, dtype=torch.float64)
         for index in np.ndindex(shape):
-            box = None if sides is None else (sides[0][index], sides[1][index])
-            decrease = _exact_decrease(model.linear[index], curvature[index], box)
+            decrease = _exact_decrease(model.linear[index], curvature[index], float(lower[index]), float(upper[index]))
             gains[index] = math.inf if decrease is None else _round_up(decrease - prices[index])
         bound = self.supports.select_bound(gains, witness)
         if not math.isfinite(bound):
@@ -241,7 +251,7 @@ class Sparse(Structure):
             constraints += [z >= 0, z <= 1]
         lower, upper = self._model_bounds(w.shape, bounds)
         if lower is not None and upper is not None:
-            constraints += [w >= cp.multiply(lower, z), w <= cp.multiply(upper, z)]
+            constraints += _links(w, z, lower, 1.0) + _links(w, z, upper, -1.0)
         elif not perspective or split is None:
             raise InvalidProblem(
                 "the model has neither a box nor curvature to link weights and mask; "

@@ -306,9 +306,9 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
             )
     elif solution.proof is Proof.CHECKED:
         raise CertificateError("certificate: the solution says 'checked' but holds none")
-    elif solution.claim is not None and solution.proof is Proof.CLAIMED:
-        if solution.bound not in (solution.claim.bound, solution.value):
-            raise CertificateError(f"claim: the stored bound {solution.bound!r} is not that of {solution.claim!r}")
+    claim = solution.claim
+    if solution.proof is Proof.CLAIMED and claim is not None and solution.bound not in (claim.bound, solution.value):
+        raise CertificateError(f"claim: the stored bound {solution.bound!r} is not that of {claim!r}")
     if (solution.status is Status.OPTIMAL) != solution.gap_closed:
         raise CertificateError(f"status: {solution.status.value!r} contradicts value, bound and tolerance")
     gap = None if bound is None or value == math.inf else max(0.0, value - bound) / max(abs(value), _FLOOR)

@@ -220,7 +220,7 @@ def best_tangent(
         if best.bound >= target or watch.due() is not None or number == splits or split is None:
             break
         better = problem.loss.best_split(relaxed.weights)
-        if better is None:
+        if better is None or torch.equal(better.to(split), split):  # mixing equal splits would only round them up
             break
         share = 0.9 if number == 0 else 2.0 / (number + 2.0)
         split, start = (1.0 - share) * split + share * better.to(split), relaxed
