@@ -3,15 +3,14 @@
     python -m benchmarks.layerwise.speed [--inputs 768] [--outputs 768] [--threads 2] [--repetitions 9]
 
 Both solve the same problems in turn, so that whatever else the machine does burdens both; medians are compared, of
-wall-clock time and of processor time of this process. Peak memory is that of a fresh process, less what the problem
-itself had needed.
+wall-clock time and of processor time of this process. Peak memory is by how much solving raises the resident memory of
+a fresh process at most (Linux only).
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Sequence
@@ -49,16 +48,25 @@ def times(solver: Solver, problem: Problem) -> tuple[float, float]:
 
 def _peak_memory(solver: Solver, size: tuple[int, int, int, int], name: str, threads: int, answer: Any) -> None:
     torch.set_num_threads(threads)
-    small = (64, 64, 256, 0)
-    solver.solve(problem_of(small, structures(64, 64)[name]))  # compile and load everything first
+    small = (256, 256, 512, 0)
+    solver.solve(problem_of(small, structures(256, 256)[name]))  # compile and load everything first
     problem = problem_of(size, structures(*size[:2])[name])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
     solver.solve(problem)
-    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0)
+    answer.put((_status("VmHWM") - before) / 1024.0)
 
 
-def peak_memory(solver: Solver, size: tuple[int, int, int, int], name: str, threads: int) -> float:
-    """Return by how many MiB solving raises the peak memory of a fresh process."""
+def _status(key: str) -> int:
+    """Return a figure of this process in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def peak_memory(solver: Solver, size: tuple[int, int, int, int], name: str, threads: int) -> float | None:
+    """Return by how many MiB solving raises the memory of a fresh process, ``None`` where that cannot be told."""
+    if not Path("/proc/self/clear_refs").is_file():
+        return None
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=_peak_memory, args=(solver, size, name, threads, answer))
@@ -66,6 +74,10 @@ def peak_memory(solver: Solver, size: tuple[int, int, int, int], name: str, thre
     mebibytes = float(answer.get())
     process.join()
     return mebibytes
+
+
+def _rounded_or_none(value: float | None) -> float | None:
+    return None if value is None else rounded(value, 3)
 
 
 def run(size: tuple[int, int, int, int], threads: int, repetitions: int, out: Path) -> None:
@@ -116,8 +128,7 @@ def run(size: tuple[int, int, int, int], threads: int, repetitions: int, out: Pa
             "admm_processor_seconds": rounded(processor["admm"], 3),
             "processor_ratio": rounded(processor["admm"] / processor["sparsegpt"], 3),
             "target": _TARGETS[name],
-            "sparsegpt_mib": rounded(peak_memory(solvers["sparsegpt"], size, name, threads), 3),
-            "admm_mib": rounded(peak_memory(solvers["admm"], size, name, threads), 3),
+            **{f"{key}_mib": _rounded_or_none(peak_memory(s, size, name, threads)) for key, s in solvers.items()},
         }
         record.add(path, result)
         say(f"{name}: ratio {result['ratio']}, of processor times {result['processor_ratio']}")

@@ -140,7 +140,7 @@ class Layer:
         return self.unit**2 * float((product(delta, self.gram) * delta).sum())
 
     def refit(self, w: Tensor, mask: Tensor, iterations: int) -> Tensor:
-        """Return the weights refitted on ``mask``: exactly where that is cheap, else by conjugate gradients from ``w``."""
+        """Return the weights refitted on ``mask``: exactly where that is cheap, else iterating from ``w``."""
         largest = int(mask.sum(dim=1).max()) if mask.numel() else 0
         if largest**3 <= iterations * w.shape[1] ** 2 or (w.numel() <= _SMALL and largest <= _NARROW):
             return direct(self.gram, self.target, mask)
