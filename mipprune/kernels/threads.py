@@ -35,7 +35,11 @@ def over_rows(
         while done < rows and go_on():
             starts = range(done, min(done + 4 * threads * chunk, rows), chunk)
             futures = [pool.submit(task, first, min(first + chunk, rows)) for first in starts]
-            for future in futures:
-                future.result()
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # an interrupt, or the task's own error: what has not begun need not run
+                pool.shutdown(cancel_futures=True)
+                raise
             done = min(done + 4 * threads * chunk, rows)
     return done

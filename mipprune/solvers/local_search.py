@@ -149,20 +149,23 @@ class _Run:
 
     def iterate(self) -> Stop:
         """Search rows and move budget between them until nothing changes or a limit is reached."""
+        kept: Tensor | None = None
         try:
             stop = self._search(torch.arange(len(self.mask), device=self.mask.device))
             self.rounds = 1
             while stop is None and self.depth and self.rounds <= self.solver.rounds:
-                before = self.mask.clone(), self.values.clone(), Trace(*(part.clone() for part in self.trace))
+                kept, value = self.mask.clone(), float(self.values.sum())
                 changed = self._move_budget()
                 if len(changed) == 0:
                     return Stop.CONVERGED
                 stop = self.watch.due(iterations=self.rounds) or self._search(changed)
                 self.rounds += 1
-                if stop is not None or float(self.values.sum()) >= float(before[1].sum()):
-                    self.mask, self.values, self.trace = before
+                if stop is not None or float(self.values.sum()) >= value:
+                    self.mask = kept
                     return stop or Stop.CONVERGED
+                kept = None
         except KeyboardInterrupt:
+            self.mask = self.mask if kept is None else kept  # moved budget pays only once the rows were searched
             return Stop.USER
         if stop is not None:
             return stop

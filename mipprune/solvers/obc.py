@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class OBC:
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
-        """See :meth:`Solver.solve`; rows that time does not suffice for are ordered by their first costs alone."""
+        """See :meth:`Solver.solve`; rows without time, or all after an interrupt, are ordered by first costs."""
         accept(self, problem)
         watch = Watch(budget, progress)
         groups = row_groups(problem)
@@ -82,25 +83,27 @@ class OBC:
         stops: list[Stop] = []
 
         def go_on() -> bool:
-            try:
-                if progress is not None:
-                    watch.report(None, None)
-                stop = watch.due()
-            except KeyboardInterrupt:
-                stop = Stop.USER
+            if progress is not None:
+                watch.report(None, None)
+            stop = watch.due()
             stops.extend([] if stop is None else [stop])
             return stop is None
 
         inverse = torch.linalg.inv(loss.gram.double())
-        traces = removal_traces(
+        trace = partial(
+            removal_traces,
             (0.5 * (inverse + inverse.mT)).to(self.dtype),
             loss.center.to(self.dtype),
             size=groups.size,
             budget=0 if groups.whole else groups.budget,
             on=groups.on,
             off=groups.off,
-            go_on=go_on,
         )
+        try:
+            traces = trace(go_on=go_on)
+        except KeyboardInterrupt:
+            stops.insert(0, Stop.USER)
+            traces = trace(go_on=lambda: False)
         mask = _kept(traces, groups, problem.shape)
         point = torch.where(mask, loss.minimise_on(mask, torch.where(mask, loss.center, 0.0)), 0.0)
         watch.report(loss.value(point), None)

@@ -8,6 +8,7 @@ import torch
 from mipprune import ADMM, OBC, Budget, Cardinality, Groups, InvalidProblem, LocalSearch, Magnitude, NofM, PerRow, Stop
 from mipprune.formulations import layerwise
 from mipprune.kernels import swaps
+from mipprune.solvers import local_search
 from tests.enumeration import Enumeration
 from tests.layers import cached_layer, make_layer, reference, supports_of
 
@@ -175,6 +176,26 @@ def test_budgets_and_progress_stop_the_run():
     assert stopped.stop is Stop.USER and stopped.violation == 0
     values = [value for _, value, _ in full.stats.trace if value is not None]
     assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_an_interrupt_returns_the_best_so_far(moment, monkeypatch):
+    weight, gram = make_layer(48, 32, 400, 0)
+    problem = layerwise(weight, gram, Cardinality(300))
+    start = Magnitude(refit=True).solve(problem).point
+    calls, original = [], local_search.search
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == moment:
+            raise KeyboardInterrupt
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(local_search, "search", interrupted)
+    solution = LocalSearch().solve(problem, start=start)
+    assert solution.stop is Stop.USER and solution.violation == 0
+    values = [value for _, value, _ in solution.stats.trace if value is not None]
+    assert solution.value == pytest.approx(min(values), rel=1e-6) and solution.value <= problem.value(start)
 
 
 def test_groups_and_impossible_parameters_are_refused():

@@ -86,6 +86,19 @@ def test_running_out_of_time_still_gives_a_member(supports):
     assert stopped.stop is Stop.USER and stopped.violation == 0
 
 
+def test_an_interrupt_returns_a_member():
+    weight, gram = make_layer(64, 64, 500, 2)
+
+    def pressed(*state):
+        if len(calls) == 0:
+            calls.append(state)
+            raise KeyboardInterrupt
+
+    calls = []
+    solution = OBC().solve(layerwise(weight, gram, Cardinality(600)), progress=pressed)
+    assert solution.stop is Stop.USER and solution.violation == 0 and int(solution.mask.sum()) == 600
+
+
 def test_groups_are_rejected_with_a_hint():
     weight, gram = make_layer(8, 2, 100, 0)
     assert "ADMM" in OBC().rejects(layerwise(weight, gram, Groups(4, 1)))
