@@ -228,7 +228,7 @@ class LeastSquares(Loss):
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
 
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
-        """See :meth:`Loss.rational_minorant`."""
+        """See :meth:`Loss.rational_minorant`; with the ridge alone the float64 residual serves as dual vector, as any may."""
         chosen = rational(self._as_split(split))
         ridge, design = rational(self._penalty), rational(self.design)
         response, point = rational(self.response), rational(v)
@@ -242,6 +242,10 @@ class LeastSquares(Loss):
                 raise CertificateError(
                     "split: X'X + ridge - Diag(split) is not positive semidefinite (exact arithmetic)"
                 )
+        if not any(value != 0 for value in extra):
+            residual = rational(self.response.double() - self.design.double() @ v.double())
+            constant = total(residual * response) - total(residual * residual) / 2
+            return RationalModel(constant, -(residual @ design), chosen)
         fitted = design @ point
         residual = response - fitted
         constant = (total(response * response) - total(fitted * fitted) + total(extra * point * point)) / 2

@@ -157,10 +157,9 @@ def _check_membership(family: _Family) -> None:
         violation = supports.violation(mask)
         require(isinstance(violation, int) and violation >= 0, f"violation: {violation!r} is not a whole number >= 0")
         fits = inside or bool((members | ~mask.flatten()).all(dim=1).any())
-        require(
-            (violation == 0) == fits,
-            f"violation of {family.name}: {violation} for a mask that {_fits(fits)}: {_show(mask)}",
-        )
+        if (violation == 0) != fits:
+            word = "fits into an admissible one" if fits else "fits into none"
+            raise AssertionError(f"violation of {family.name}: {violation} for a mask that {word}: {_show(mask)}")
     sample = family.masks[:: max(1, len(family.masks) // 64)]
     for mask in sample:
         if supports.violation(mask) != 0:
@@ -172,10 +171,6 @@ def _check_membership(family: _Family) -> None:
         require(
             int(cover.sum()) == least, f"cover of {family.name}: not the smallest admissible mask around {_show(mask)}"
         )
-
-
-def _fits(fits: bool) -> str:
-    return "fits into an admissible one" if fits else "fits into none"
 
 
 def _show(mask: Tensor) -> str:
