@@ -29,7 +29,7 @@ from .solvers import (
     Wanda,
     certify,
 )
-from .structures import Cardinality, Groups, NofM, PerRow
+from .structures import Cardinality, Groups, NofM, PerRow, TransposableNofM
 
 __version__ = "0.1.0"
 
@@ -75,6 +75,7 @@ __all__ = [
     "Structure",
     "Supports",
     "Tangent",
+    "TransposableNofM",
     "Tree",
     "Unsupported",
     "Wanda",

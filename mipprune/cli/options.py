@@ -13,12 +13,13 @@ import torch
 from mipprune.core.solver import Solver
 from mipprune.core.structure import Supports
 from mipprune.errors import InvalidProblem
-from mipprune.structures import Cardinality, Groups, NofM, PerRow
+from mipprune.structures import Cardinality, Groups, NofM, PerRow, TransposableNofM
 
 __all__ = ["SOLVERS", "STRUCTURES", "StructureRule", "debug_option", "device_of", "parse_structure", "solver_of"]
 
 STRUCTURES = {
     "2:4": "at most 2 of every 4 consecutive inputs are kept; any N:M",
+    "transposable:16:32": "16 of every 32 along inputs and along outputs, for the transposed weights too; any N:M",
     "unstructured:0.7": "70 % of each layer are pruned, anywhere in it",
     "per-row:0.5": "50 % of each row (output) are pruned",
     "groups:8:0.5": "50 % of the groups of 8 consecutive inputs are pruned, the same for all rows",
@@ -95,6 +96,8 @@ def parse_structure(text: str) -> Supports | StructureRule:
     """
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NofM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"transposable:(\d+):(\d+)", text):
+        return TransposableNofM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"(unstructured|per-row):(\d*\.?\d+)", text):
         return StructureRule(text, found[1], _sparsity(found[2], text))
     if found := re.fullmatch(r"groups:(\d+):(\d*\.?\d+)", text):

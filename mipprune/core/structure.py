@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -95,6 +96,17 @@ class Supports(ABC):
     def keep(self, gain: Tensor) -> Tensor:
         """Return only the mask of :meth:`select`, for iterations that need no value."""
         return self.select(gain).mask
+
+    def keeper(self) -> Callable[[Tensor], Tensor]:
+        """Return a function like :meth:`keep` for a run of similar gains, which may start each call from the last."""
+        return self.keep
+
+    def window(self) -> int | None:
+        """Return after how many inputs the choice starts anew, or ``None`` when all inputs are coupled.
+
+        Families with a window can be asked for the mask of so many consecutive inputs alone.
+        """
+        return None
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fixings together with those they imply."""

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .layerwise import layerwise
+from .masks import transposable_mask
 
-__all__ = ["layerwise"]
+__all__ = ["layerwise", "transposable_mask"]

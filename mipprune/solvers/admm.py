@@ -130,6 +130,7 @@ class _Run:
 
     def __init__(self, solver: ADMM, layer: Layer, supports: Supports, first: Tensor) -> None:
         self.solver, self.layer, self.supports = solver, layer, supports
+        self.keep = supports.keeper()
         self.first = first
         self.penalty = solver.penalty
         self.iteration = 0
@@ -187,7 +188,7 @@ class _Run:
         product(self.right, self.inverse, out=self.w)
         torch.add(self.w, self.rest, out=self.a)
         torch.mul(self.a, self.a, out=self.gain)
-        self.mask = self.supports.keep(self.gain)
+        self.mask = self.keep(self.gain)
         torch.mul(self.a, ~self.mask, out=self.rest)  # several times faster than torch.where
         torch.sub(self.a, self.rest, alpha=2.0, out=self.right)  # D - V/rho
         self.right.mul_(self.penalty).add_(self.layer.target)

@@ -182,8 +182,8 @@ class SparseGPT:
     -----
     With :math:`H^{-1} = U^\top U`, U upper triangular, the scores are :math:`w_{ri}^2/U_{ii}^2`. Budgets per layer or
     per row are shared out evenly over the blocks (the published code removes one weight more in each block than that);
-    groups of N:M choose when the sweep reaches them. Any other family of supports chooses its mask once, from the
-    scores at the start.
+    groups of N:M and blocks of transposable masks choose when the sweep reaches them. Any other family of supports
+    chooses its mask once, from the scores at the start.
 
     References
     ----------
@@ -241,6 +241,11 @@ class SparseGPT:
         """Return how masks are chosen, for how many inputs at a time, and the block length."""
         width, rows = weight.shape
         groups = row_groups(problem)
+        window = layer_parts(problem)[1].window() if problem.on is None else None
+        if groups is None and window is not None:
+            keep = layer_parts(problem)[1].keep
+            block = max(self.block // window, 1) * window
+            return (lambda scores, first, last: keep(scores.mT.contiguous()).mT), window, block
         if groups is None or groups.on is not None:
             scores = (weight.square() / factor.diagonal().square().unsqueeze(1)).mT
             chosen = layer_parts(problem)[1].keep(scores.contiguous()).mT

@@ -1,0 +1,91 @@
+"""Scores of blocks as 27-bit integers with distinct low bits, the same on every device."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BITS", "LOWEST", "Codes", "encode", "noise", "to_integers", "to_potentials"]
+
+BITS = 27
+"""scores of a block take values in [0, 2^27), so that sums of four of them fit into 32 bits"""
+LOWEST = -90
+"""scores of a block are told apart in steps of at least 2^(LOWEST - BITS)"""
+_NOISE_BITS = 10
+
+
+class Codes(NamedTuple):
+    """Blocks in fixed point: ``score = base + code * 2^exponent`` up to rounding and the low bits."""
+
+    values: Tensor
+    """int32 (blocks, size, size)"""
+    base: Tensor
+    """float64 (blocks, 1)"""
+    unit: Tensor
+    """float64 (blocks, 1), powers of two; 0 where all scores are equal"""
+
+
+@cache
+def noise(size: int, device: torch.device) -> Tensor:
+    """Return the low bits, int32 (size, size): a fixed hash of the position, which settles ties between scores."""
+    index = torch.arange(size * size, dtype=torch.int64)
+    mixed = (index * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 15)) * 0x85EBCA6B) & 0xFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return (mixed >> (32 - _NOISE_BITS)).to(torch.int32).reshape(size, size).to(device)
+
+
+@cache
+def _circulant(size: int, device: torch.device) -> Tensor:
+    """Codes for constant blocks, int32 (size, size): whatever the count, one sweep ends at a circulant mask."""
+    index = torch.arange(size)
+    shifted = (index.unsqueeze(1) - index) % size
+    return (shifted * ((1 << BITS) // size)).to(torch.int32).to(device)
+
+
+def encode(scores: Tensor, at_most: bool) -> Codes:
+    """Return blocks of scores (blocks, size, size) in fixed point.
+
+    Where at most ``count`` entries are kept, zero stays zero and negative scores, which are never kept, become zero;
+    otherwise the smallest score of a block becomes zero, since a constant changes nothing.
+    """
+    scale = 1.0
+    if scores.dtype == torch.float64:
+        largest = float(scores.abs().max()) if scores.numel() else 0.0
+        scale = 2.0 ** -torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item() if largest else 1.0
+        scores = (scores * scale).float()
+    half = 0.5 * scores.flatten(1)  # differences of halves do not overflow
+    top = half.amax(dim=1, keepdim=True)
+    base = torch.zeros_like(top) if at_most else half.amin(dim=1, keepdim=True)
+    exponent = torch.frexp((top - base).clamp_min(0.0)).exponent.clamp_min(LOWEST)
+    factor = torch.ldexp(torch.ones_like(base), BITS - exponent)
+    values = ((half - base) * factor).to(torch.int32).reshape(scores.shape)
+    low = (1 << _NOISE_BITS) - 1
+    codes = (values & ~low) | noise(scores.shape[-1], scores.device)
+    unit = torch.ldexp(torch.ones_like(base, dtype=torch.float64), exponent + 1 - BITS)
+    if at_most:
+        codes = torch.where(scores > 0, codes, 0)
+    else:
+        constant = top == base
+        codes = torch.where(constant.unsqueeze(2), _circulant(scores.shape[-1], scores.device), codes)
+        unit = torch.where(constant, 0.0, unit)
+    return Codes(codes, 2.0 * base.double() / scale, unit / scale)
+
+
+def to_potentials(codes: Codes, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integer potentials (blocks, size) in the units of the scores, float64."""
+    return codes.base + rows * codes.unit, columns * codes.unit
+
+
+def to_integers(codes: Codes, rows: Tensor, columns: Tensor, at_most: bool) -> tuple[Tensor, Tensor]:
+    """Return potentials (blocks, size) of similar scores as int32, to start from."""
+    limit = float(1 << (BITS + 1))
+    u, v = rows - codes.base, columns
+    if not at_most:  # what is added to all rows may be taken from all columns: centred, both fit
+        shift = (u.mean(dim=1, keepdim=True) - v.mean(dim=1, keepdim=True)) / 2
+        u, v = u - shift, v + shift
+    first, second = ((x / codes.unit).nan_to_num().clamp(-limit, limit).round().to(torch.int32) for x in (u, v))
+    return first.contiguous(), second.contiguous()

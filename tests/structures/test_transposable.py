@@ -1,0 +1,169 @@
+"""TransposableNofM as a family of supports: conformance, certificates, and its use by the solvers of the package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import mipprune as mp
+from mipprune import TransposableNofM
+
+
+def independent_check(matrix: Tensor, n: int, m: int) -> bool:
+    """An N:M checker of its own: at most n non-zeros in each run of m entries of every row."""
+    return all(
+        sum(1 for entry in row[start : start + m] if entry != 0) <= n
+        for row in matrix.tolist()
+        for start in range(0, len(row), m)
+    )
+
+
+def small_layer(out: int = 8, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(64, width, generator=generator, dtype=torch.float64) @ mixing
+    return torch.randn(out, width, generator=generator, dtype=torch.float64), inputs.T @ inputs
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "sense", "shape"),
+    [
+        (1, 2, "exact", (2, 4)),
+        (2, 3, "exact", (3, 3)),
+        (2, 3, "exact", (2, 5)),  # both sides padded
+        (1, 3, "at_most", (3, 4)),
+        (2, 4, "at_most", (2, 5)),
+    ],
+)
+def test_conformance(n: int, m: int, sense: str, shape: tuple[int, int]) -> None:
+    mp.testing.check_supports(TransposableNofM(n, m, sense), shape=shape, trials=6)
+
+
+@pytest.mark.parametrize("sense", ["exact", "at_most"])
+def test_solve_is_exact_certified_and_checked(sense: str) -> None:
+    scores = torch.randn(33, 50, generator=torch.Generator().manual_seed(1)).abs()
+    problem = mp.formulations.transposable_mask(scores, TransposableNofM(4, 8, sense))
+    solution = mp.solve(problem, budget=mp.Budget(gap=1e-9))
+    assert solution.status is mp.Status.OPTIMAL and solution.proof is mp.Proof.CHECKED
+    assert solution.gap <= 1e-9
+    mp.check(problem, solution)
+    assert independent_check(solution.point, 4, 8) and independent_check(solution.point.mT, 4, 8)
+
+
+@pytest.mark.exact
+def test_highs_finds_the_same_value(highs: object) -> None:
+    scores = torch.rand(8, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for sense in ("exact", "at_most"):
+        for shape in ((8, 12), (6, 9)):
+            problem = mp.formulations.transposable_mask(scores[: shape[0], : shape[1]], TransposableNofM(2, 4, sense))
+            ours, theirs = mp.solve(problem), mp.solve(problem, mp.Highs(), budget=mp.Budget(gap=1e-9))
+            assert ours.value == pytest.approx(theirs.value, rel=1e-9)
+
+
+def test_the_worked_example_as_a_problem() -> None:
+    scores = torch.tensor([[0.0, 0, 1], [1, 1, 0], [1, 1, 0]])
+    for sense, value in (("exact", -4.0), ("at_most", -5.0)):
+        problem = mp.formulations.transposable_mask(scores, TransposableNofM(2, 3, sense))
+        solution = mp.solve(problem)
+        assert solution.value == value
+        assert mp.check(problem, solution, exact=True).bound == pytest.approx(value, abs=1e-12)
+
+
+def test_tampering_is_noticed() -> None:
+    scores = torch.rand(8, 8, generator=torch.Generator().manual_seed(3))
+    problem = mp.formulations.transposable_mask(scores, TransposableNofM(2, 4))
+    solution = mp.solve(problem)
+    witness = solution.certificate.witness.clone()
+    witness[0, 0, 0] += 0.25
+    weaker = mp.Tangent(solution.certificate.point, None, witness).bound(problem)
+    assert weaker < solution.bound
+    for broken in (witness[:1], witness * float("nan")):
+        with pytest.raises(mp.CertificateError, match="potentials"):
+            mp.Tangent(solution.certificate.point, None, broken).bound(problem)
+
+
+def test_any_potentials_give_a_valid_bound() -> None:
+    generator = torch.Generator().manual_seed(4)
+    gain = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    on, off = torch.zeros(8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)
+    on[0, 0], off[1, :2], off[7, 7] = True, True, True
+    for sense in ("exact", "at_most"):
+        for family in (TransposableNofM(2, 4, sense), TransposableNofM(2, 4, sense).restrict(on, off)):
+            best = family.select(gain)
+            assert best.bound - best.value <= 1e-10
+            for _ in range(20):
+                witness = torch.randn(4, 2, 4, generator=generator, dtype=torch.float64)
+                assert family.select_bound(gain, witness) >= best.value
+
+
+SOLVERS = [mp.ADMM(), mp.Wanda(), mp.SparseGPT(), mp.Magnitude(), mp.ProjectedGradient()]
+
+
+@pytest.mark.parametrize("sense", ["exact", "at_most"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.name)
+def test_layers_are_pruned_by_every_method(solver: mp.Solver, sense: str) -> None:
+    weight, gram = small_layer(16, 24)
+    problem = mp.formulations.layerwise(weight, gram, TransposableNofM(2, 4, sense))
+    solution = mp.solve(problem, solver)
+    assert solution.violation == 0
+    assert independent_check(solution.point, 2, 4) and independent_check(solution.point.mT, 2, 4)
+    assert solution.value < problem.value(torch.zeros(16, 24))
+
+
+def test_sparsegpt_chooses_blocks_when_the_sweep_reaches_them() -> None:
+    """At the first column of blocks its mask is the best one for the scores there; later ones see the updates."""
+    weight, gram = small_layer(8, 16)
+    problem = mp.formulations.layerwise(weight, gram, TransposableNofM(2, 4))
+    solution = mp.solve(problem, mp.SparseGPT())
+    factor = torch.linalg.cholesky(torch.linalg.inv(problem.loss.gram), upper=True)
+    scores = problem.loss.center.square() / factor.diagonal().square()
+    at_once = TransposableNofM(2, 4).keep(scores)
+    assert torch.equal(solution.mask[:, :4], at_once[:, :4])
+    assert not torch.equal(solution.mask, at_once)
+
+
+def test_certify_a_small_layer() -> None:
+    weight, gram = small_layer(4, 8, seed=5)
+    problem = mp.formulations.layerwise(weight, gram, TransposableNofM(2, 4))
+    solution = mp.certify(problem, mp.solve(problem, mp.ADMM()))
+    assert solution.proof is mp.Proof.CHECKED and 0 < solution.bound <= solution.value
+    mp.check(problem, solution)
+
+
+def test_branch_and_bound_proves_a_tiny_layer() -> None:
+    weight, gram = small_layer(2, 4, seed=6)
+    problem = mp.formulations.layerwise(weight, gram, TransposableNofM(1, 2))
+    solution = mp.solve(problem, mp.BranchAndBound())
+    assert solution.status is mp.Status.OPTIMAL
+    value, _ = mp.testing.enumerate_optimum(problem)
+    assert solution.value == pytest.approx(value, rel=1e-6)
+    mp.check(problem, solution)
+
+
+@pytest.mark.parametrize("sense", ["exact", "at_most"])
+def test_warm_started_projections(sense: str) -> None:
+    """A run of similar gains: the same kept sums as without the start."""
+    family = TransposableNofM(8, 16, sense)
+    generator = torch.Generator().manual_seed(7)
+    gain = torch.randn(64, 64, generator=generator).abs()
+    keep = family.keeper()
+    for _ in range(5):
+        gain = gain * (1 + 0.01 * torch.randn(64, 64, generator=generator))
+        warm, cold = keep(gain), family.keep(gain)
+        assert float(gain[warm].double().sum()) == pytest.approx(float(gain[cold].double().sum()), rel=1e-9)
+    assert keep(torch.ones(16, 16)).shape == (16, 16)  # another shape starts anew
+
+
+def test_bad_arguments_and_data() -> None:
+    with pytest.raises(mp.InvalidProblem, match="1 <= n <= m"):
+        TransposableNofM(5, 4)
+    with pytest.raises(mp.InvalidProblem, match="sense"):
+        TransposableNofM(2, 4, "exactly")
+    with pytest.raises(mp.InvalidProblem, match="matrix"):
+        TransposableNofM(2, 4).check_shape((4, 4, 4))
+    for bad in (float("nan"), float("-inf")):
+        with pytest.raises(mp.InvalidProblem, match="NaN or -inf"):
+            TransposableNofM(2, 4).keep(torch.full((4, 4), bad))
+    with pytest.raises(mp.InvalidProblem, match="family of masks"):
+        mp.formulations.transposable_mask(torch.ones(4, 4), mp.Sparse(TransposableNofM(2, 4)))  # type: ignore[arg-type]
