@@ -98,6 +98,7 @@ def test_prune_then_check(run: Run, workplace: Path) -> None:
     assert all(row["bound"] > 0 and row["proof"] == "checked" for row in rows)
     checked = run("check", "pruned")
     assert checked.code == 0, checked.err
+    assert "has the certified weights in 3 layers" in checked.out
     assert checked.out.count("holds") == 3 and "3 solutions hold, 3 with a proven bound" in checked.out
     one = run("check", folder / "certificates" / "2.safetensors", "--exact")
     assert one.code == 0 and "1 solution hold" in one.out
@@ -127,7 +128,8 @@ def test_interrupt_resume_check_tamper(where: str, run: Run, workplace: Path, mo
     finished = run(*resumed_with[1:])
     assert finished.code == 0, finished.err
     assert f"total, {layers} layers" in finished.out
-    assert run("check", "job").code == 0
+    checked = run("check", "job")
+    assert checked.code == 0 and f"certified weights in {layers} layers" in checked.out
 
     straight = run(*command[:-1], "straight", "--no-certify")
     assert straight.code == 0
@@ -210,7 +212,7 @@ def test_an_altered_network_is_found(run: Run, finished_job: Path) -> None:
     save_file(weights, str(finished_job / "model.safetensors"))
     found = run("check", finished_job)
     assert found.code == 1
-    assert "1 weights of layer '4' are not the certified ones" in found.err
+    assert "does not have the certified weights in layer '4'" in found.err
 
 
 @pytest.mark.parametrize("kind", ["missing certificate", "foreign certificate", "report", "job"])
@@ -251,6 +253,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "nan in activations": ((*BASIC[:3], "nan.npy", "--samples", "200", "--out", "x"), "layer '0' received NaN"),
     "skip matches nothing": ((*BASIC, "--skip", "lm_*", "--out", "x"), "'lm_*' matches no layer"),
     "everything skipped": ((*BASIC, "--skip", "*", "--out", "x"), "no layer to prune"),
+    "out is the model": (("prune", ".", "--out", "."), "is the model itself"),
     "out is a file": ((*BASIC, "--out", "net.py"), "is a file"),
     "unknown solver": ((*BASIC, "--solver", "magic", "--out", "x"), "'magic' is not one of"),
     "no out": (BASIC, "Missing option '--out'"),

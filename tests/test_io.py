@@ -67,6 +67,17 @@ STRUCTURES: dict[str, mp.Structure] = {
 }
 
 
+def test_a_restricted_problem_is_restored(tmp_path: Path) -> None:
+    whole = make_problem(mp.NofM(2, 4))
+    on, off = torch.zeros(3, 8, dtype=torch.bool), torch.zeros(3, 8, dtype=torch.bool)
+    on[0, 0] = off[1, 2] = True
+    problem = whole.restrict(on, off)
+    entry = load(save(tmp_path / "x.safetensors", {"x": (problem, make_solution(problem))}))["x"]
+    assert entry.problem.fingerprint == problem.fingerprint != whole.fingerprint
+    assert entry.problem.off is not None and torch.equal(entry.problem.off, problem.off)  # type: ignore[arg-type]
+    mp.check(entry.problem, entry.solution)
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_what_is_read_equals_what_was_written(name: str, tmp_path: Path) -> None:
     problem = make_problem(STRUCTURES[name])  # type: ignore[arg-type]

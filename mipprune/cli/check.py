@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mipprune.core.solution import check as check_solution
 from mipprune.errors import CertificateError, InvalidProblem
 from mipprune.io import Entry, load
 from mipprune.networks.job import CERTIFICATES
-from mipprune.networks.report import Report
+from mipprune.networks.report import LayerRow, Report
 from mipprune.networks.stored import StoredWeights
 
 __all__ = ["check"]
@@ -44,25 +44,28 @@ def check(paths: Sequence[Path], exact: bool, modules: Sequence[str]) -> None:
         except ImportError as error:
             raise InvalidProblem(f"--import {module}: {error}") from error
     started = time.perf_counter()
-    found = [(path, file) for path in paths for file in _files(path)]
+    folders = [_Folder(path) for path in paths]
+    found = [(folder, file) for folder in folders for file in _files(folder.path)]
     rows: list[tuple[str, ...]] = []
     faults: list[str] = []
-    entries: dict[Path, dict[str, Entry]] = {path: {} for path in paths}
     with progress_bar("checked", len(found)) as advance:
-        for number, (path, file) in enumerate(found, start=1):
-            rows += _check_file(file, exact, entries[path], faults)
+        for number, (folder, file) in enumerate(found, start=1):
+            rows += _check_file(file, exact, folder, faults)
             advance(number, file.name)
-    for path in paths:
-        faults += _check_job(path, entries[path])
+    faults += [fault for folder in folders for fault in folder.incomplete()]
     show_table(("solution", "value", "bound", "gap", "proof", "verdict"), rows, left=(0,))
     if faults:
         _shout(faults)
-    count = len(rows)
-    proven = sum(row[4] == "checked" for row in rows)
+    count, proven = len(rows), sum(row[4] == "checked" for row in rows)
     click.echo(
         f"{count} solution{'s' * (count != 1)} hold, {proven} with a proven bound; recomputed from the stored problems "
         f"in {time.perf_counter() - started:.1f} s without any solver."
     )
+    for folder in folders:
+        if folder.compared:
+            click.echo(
+                f"The network saved in {str(folder.path)!r} has the certified weights in {folder.compared} layers."
+            )
 
 
 def _files(path: Path) -> list[Path]:
@@ -77,7 +80,7 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _check_file(file: Path, exact: bool, entries: dict[str, Entry], faults: list[str]) -> list[tuple[str, ...]]:
+def _check_file(file: Path, exact: bool, folder: _Folder, faults: list[str]) -> list[tuple[str, ...]]:
     """Rows of the table for one file; what does not hold is added to the faults."""
     try:
         loaded = load(file)
@@ -86,12 +89,12 @@ def _check_file(file: Path, exact: bool, entries: dict[str, Entry], faults: list
         return [(file.stem, "-", "-", "-", "-", "ALTERED")]
     rows = []
     for name, entry in loaded.items():
-        entries[name] = entry
         try:
             rows.append(_row(name, check_solution(entry.problem, entry.solution, exact=exact), entry))
         except CertificateError as error:
             faults.append(f"{str(file)!r}, {name!r}: {error}")
             rows.append((name, "-", "-", "-", "-", "ALTERED"))
+        faults += folder.compare(name, entry)
     return rows
 
 
@@ -101,45 +104,48 @@ def _row(name: str, checked: Checked, entry: Entry) -> tuple[str, ...]:
     return (name, f"{checked.value:.6g}", bound, gap, entry.solution.proof.value, "holds")
 
 
-def _check_job(path: Path, entries: dict[str, Entry]) -> list[str]:
-    """What differs between the certificates of a job and its description, its report and its saved network."""
-    if not (path / "job.json").is_file():
-        return []
-    faults = []
-    try:
-        planned = set(json.loads((path / "job.json").read_text(encoding="utf-8"))["layers"])
-    except (ValueError, KeyError, TypeError) as error:
-        return [f"{str(path / 'job.json')!r} was altered ({error})"]
-    if foreign := sorted(set(entries) - planned):
-        faults.append(f"{str(path)!r}: certificates of layers that the job is not about: {', '.join(foreign)}")
-    if (path / "report.json").is_file():
-        faults += _check_report(path / "report.json", entries)
-    weights = StoredWeights(path)
-    for name, entry in entries.items():
-        if (fault := weights.fault(name, entry)) is not None:
-            faults.append(fault)
-    return faults
+class _Folder:
+    """What else the folder of a pruning job holds: its description, its report, the saved network."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.compared = 0
+        self._faults: list[str] = []
+        self._planned: set[str] | None = None
+        self._rows: dict[str, LayerRow] = {}
+        self._seen: set[str] = set()
+        self._weights = StoredWeights(path) if (path / "job.json").is_file() else None
+        if self._weights is None:
+            return
+        try:
+            self._planned = set(json.loads((path / "job.json").read_text(encoding="utf-8"))["layers"])
+            if (path / "report.json").is_file():
+                report = Report.from_json((path / "report.json").read_text(encoding="utf-8"))
+                self._rows = {row.layer: row for row in report.rows}
+        except (ValueError, KeyError, TypeError) as error:
+            self._faults.append(f"{str(path)!r}: job.json or report.json was altered ({error})")
 
-def _check_report(file: Path, entries: dict[str, Entry]) -> list[str]:
-    try:
-        report = Report.from_json(file.read_text(encoding="utf-8"))
-    except InvalidProblem as error:
-        return [f"{str(file)!r} was altered: {error}"]
-    faults = []
-    for row in report.rows:
-        entry = entries.get(row.layer)
-        if entry is None:
-            faults.append(f"{str(file)!r}: layer {row.layer!r} has no intact certificate")
-            continue
+    def compare(self, name: str, entry: Entry) -> Iterator[str]:
+        """Yield what differs between a layer's certificate and the rest of the folder."""
+        self._seen.add(name)
+        if self._weights is None:
+            return
+        if self._planned is not None and name not in self._planned:
+            yield f"{str(self.path)!r}: there is a certificate for {name!r}, which the job is not about"
         stored: dict[str, Any] = entry.info["row"]
-        for key, value in row.to_dict().items():
+        for key, value in self._rows[name].to_dict().items() if name in self._rows else ():
             if stored.get(key) != value:
-                faults.append(
-                    f"{str(file)!r}: {key} of layer {row.layer!r} is {value!r}, certified {stored.get(key)!r}"
-                )
+                yield f"report.json: {key} of layer {name!r} is {value!r}, certified {stored.get(key)!r}"
                 break
-    return faults
+        equal = self._weights.holds(name, entry)
+        if equal is False:
+            yield f"{str(self.path)!r}: the saved network does not have the certified weights in layer {name!r}"
+        self.compared += equal is True
+
+    def incomplete(self) -> list[str]:
+        """Return what was wrong from the start, and the layers of the report that have no certificate."""
+        missing = [name for name in self._rows if name not in self._seen]
+        return [*self._faults, *(f"report.json: layer {name!r} has no intact certificate" for name in missing)]
 
 
 def _shout(faults: Sequence[str]) -> None:

@@ -62,6 +62,10 @@ def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
     device = device_of(options["device"])
     if not resume and (out / "job.json").exists():
         raise InvalidProblem(f"{str(out)!r} already holds a pruning job; add --resume, or choose another folder")
+    if Path(model).is_dir() and Path(model).resolve() == out.resolve():
+        raise InvalidProblem(
+            f"--out {str(out)!r} is the model itself, which would be overwritten; choose another folder"
+        )
     dtype = None if options["dtype"] is None else _DTYPES[options["dtype"]]
     loaded = load(model, weights=options["weights"], dtype=dtype)
     batches = calibration_batches(

@@ -34,32 +34,27 @@ class StoredWeights:
             except SafetensorError:
                 continue  # reported through the layers that are missing
 
-    def fault(self, layer: str, entry: Entry) -> str | None:
-        """Return how the stored weights of a layer differ from the certified solution, or None.
+    def holds(self, layer: str, entry: Entry) -> bool | None:
+        """Tell whether the stored weights of a layer are the certified ones, in the dtype of the network.
 
         Parameters
         ----------
         layer : str
             Name of the layer, as in the job.
         entry : Entry
-            Its problem and solution.
+            Its problem and solution, as a pruning job stores them.
 
         Returns
         -------
-        str or None
-            None also where the network was not saved, or under other names.
+        bool or None
+            None where the network was not saved here, or holds the layer under another name.
         """
         found = self._weight(layer, entry.info["row"]["kind"], entry.problem.shape)
         if found is None or entry.solution.point is None:
             return None
-        weight, file = found
-        certified = entry.solution.point.to(weight.dtype)
-        if torch.equal(weight, certified):
-            return None
-        count = int((weight != certified).sum())
-        return f"{str(file)!r}: {count} weights of layer {layer!r} are not the certified ones"
+        return bool(torch.equal(found, entry.solution.point.to(found.dtype)))
 
-    def _weight(self, layer: str, kind: str, shape: Any) -> tuple[Tensor, Path] | None:
+    def _weight(self, layer: str, kind: str, shape: Any) -> Tensor | None:
         from safetensors import safe_open
 
         group = re.fullmatch(r"(.*)\[(\d+)\]", layer)
@@ -73,4 +68,4 @@ class StoredWeights:
             weight = weight.T
         if group:
             weight = weight[int(group[2]) * shape[0] : (int(group[2]) + 1) * shape[0]]
-        return weight.reshape(shape), file
+        return weight.reshape(shape)
