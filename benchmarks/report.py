@@ -36,7 +36,8 @@ def section(record: dict[str, Any]) -> str:
     lines += [f"- command: `{record['command']}`"]
     lines += [f"- machine: {text}" for text in _distinct(record, "machine")]
     lines += [f"- versions: {text}" for text in _distinct(record, "versions")]
-    return "\n".join([*lines, "", table(record), "", *record["notes"], ""])
+    notes = [f"{note}\n" for note in record["notes"]]
+    return "\n".join([*lines, "", table(record), "", *notes])
 
 
 def _plain(value: Any) -> str:

@@ -40,7 +40,7 @@ COLUMNS = (
     ("structure", "structure", ""),
     ("method", "method", ""),
     ("perplexity", "perplexity", ".2f"),
-    ("perplexity_first_4", "first 4 blocks", ".2f"),
+    ("perplexity_first_4", "first 4 windows", ".2f"),
     ("mean_relative_error", "mean layer error", ".4f"),
     ("density", "density", ".3f"),
     ("solve_seconds", "solve s", ".0f"),

@@ -165,7 +165,7 @@ NOTES = (
     "so far; nothing is trained. Wanda compares within rows, the other methods within layers.",
     "Layer error: squared error of the written weights on the calibration inputs the layer saw, relative to its dense "
     "outputs on the same inputs, undamped; the mean is over layers. `solve s` is the sum over layers, `all s` includes "
-    "calibration. Times come from a machine shared with other work, and the first run of a method compiles its kernels: "
+    "calibration. Times come from a machine shared with other work, and first runs compile kernels: "
     "read them as orders of magnitude.",
     "Recalibrated: means and variances of the batch norm layers re-estimated on the calibration images after pruning.",
 )
