@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidProblem
-from .adapters import Masks
+from ..kernels import bounded_descent
+from .adapters import Masks, Sparse
 from .arrays import as_mask, as_tensor, digest, exact, gamma
 from .loss import Loss
 from .separable import Separable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import cvxpy
 
 __all__ = ["Problem"]
+
+_SMALL = 4096  # entries up to which a refit inside a box is worth a quasi-Newton method on the CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,37 @@ class Problem:
         refitted = torch.where(self.structure.mask_of(point), refitted, torch.zeros_like(refitted))
         if self.structure.violation(refitted) == 0 and self.value(refitted) <= self.value(point):
             return refitted
+        if isinstance(self.structure, Sparse) and self.structure.box is not None and self.size <= _SMALL:
+            inside = self.reference.minimise_in_box(self.structure.mask_of(point), point).to(point)
+            return inside if self.value(inside) <= self.value(point) else point
         return self._descend(point)
+
+    def minimise_in_box(self, mask: Tensor, near: Tensor) -> Tensor:
+        """Return the minimiser of the loss over the box on one mask, to the accuracy of a proof (small problems).
+
+        Parameters
+        ----------
+        mask : bool Tensor, shape ``shape``
+        near : Tensor, shape ``shape``
+            Where to start.
+        """
+        assert isinstance(self.structure, Sparse) and self.structure.box is not None
+        loss, mask = self.reference.loss, mask.cpu()
+        sides = [torch.as_tensor(side, dtype=torch.float64).cpu() for side in self.structure.box]
+        lower, upper = (side.expand(self.shape)[mask].numpy() for side in sides)
+        majorant = loss.majorant(torch.zeros(self.shape, dtype=torch.float64))
+        curvature = torch.ones(self.shape) if majorant is None else majorant.curvature.expand(self.shape)
+        scale = curvature.double().clamp_min(1e-12 * float(curvature.max()) or 1.0).rsqrt()[mask].numpy()
+
+        def whole(x: np.ndarray[Any, Any]) -> Tensor:
+            return torch.zeros(self.shape, dtype=torch.float64).masked_scatter(mask, torch.from_numpy(x))
+
+        def value_and_gradient(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+            point = whole(x)
+            return loss.value(point), loss.gradient(point)[mask].numpy()
+
+        start = near.detach().double().cpu()[mask].numpy()
+        return whole(bounded_descent.minimise(value_and_gradient, start, lower, upper, scale))
 
     def _descend(self, point: Tensor, steps: int = 100) -> Tensor:
         """Proximal gradient steps on a fixed support, for a refit that left the box."""

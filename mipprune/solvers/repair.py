@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.adapters import Sparse
 from ..core.problem import Problem
-from ..kernels import bounded_descent
 
 __all__ = ["admissible_mask", "curvature", "on_mask"]
 
@@ -33,27 +30,8 @@ def on_mask(problem: Problem, mask: Tensor, near: Tensor) -> Tensor:
         return refitted
     structure = problem.structure
     if isinstance(structure, Sparse) and structure.box is not None:
-        return _inside_box(problem, structure, mask, near)
+        return problem.minimise_in_box(mask, near)
     return replace(problem.reference, structure=structure.restrict(mask, ~mask)).repair(near)
-
-
-def _inside_box(problem: Problem, structure: Sparse, mask: Tensor, near: Tensor) -> Tensor:
-    """Return the minimiser on a mask inside the box, where the refit has left it."""
-    loss = problem.reference.loss
-    lower, upper = (
-        torch.as_tensor(side, dtype=torch.float64).cpu().expand(problem.shape)[mask].numpy() for side in structure.box
-    )
-
-    def whole(x: np.ndarray[Any, Any]) -> Tensor:
-        return torch.zeros(problem.shape, dtype=torch.float64).masked_scatter(mask, torch.from_numpy(x))
-
-    def value_and_gradient(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        point = whole(x)
-        return loss.value(point), loss.gradient(point)[mask].numpy()
-
-    scale = curvature(problem)[mask].numpy() ** -0.5
-    start = torch.where(mask, near.double(), 0.0)[mask].numpy()
-    return whole(bounded_descent.minimise(value_and_gradient, start, lower, upper, scale))
 
 
 def curvature(problem: Problem) -> Tensor:

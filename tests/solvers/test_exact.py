@@ -9,8 +9,10 @@ import signal
 
 import pytest
 import torch
+from scipy.optimize import lsq_linear
 
 from mipprune import (
+    BranchAndBound,
     Budget,
     Cardinality,
     Groups,
@@ -325,3 +327,22 @@ def test_two_threads(solver):
     solution = type(solver)(threads=2).solve(problem)
     assert solution.status is Status.OPTIMAL
     assert solver.solve(problem).value == pytest.approx(solution.value)  # and back to one thread in the same process
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, BranchAndBound()], ids=lambda solver: solver.name)
+def test_a_refit_inside_a_box_is_exact_on_badly_scaled_inputs(solver):
+    """Nothing need be pruned, so the optimum is that of bounded least squares."""
+    generator = torch.Generator().manual_seed(11)
+    inputs = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    inputs = inputs * torch.logspace(0, 3, 6, dtype=torch.float64)
+    mixing = torch.eye(6, dtype=torch.float64) + torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    inputs = inputs @ mixing
+    gram = inputs.T @ inputs
+    gram = gram + 1e-4 * gram.diagonal().mean() * torch.eye(6, dtype=torch.float64)
+    weight = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+    box = 0.8 * float(weight.abs().median())
+    root = torch.linalg.cholesky(gram).mT.numpy()
+    exact = lsq_linear(root, root @ weight[0].numpy(), bounds=(-box, box), method="bvls", tol=1e-15)
+    solution = solver.solve(Problem(Quadratic(gram, weight), Sparse(Cardinality(6), box=box)))
+    assert solution.status is Status.OPTIMAL
+    assert solution.value == pytest.approx(2.0 * exact.cost, rel=1e-7)
