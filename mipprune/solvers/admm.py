@@ -113,6 +113,8 @@ class ADMM:
         accept(self, problem)
         watch = Watch(budget, progress)
         loss, supports = layer_parts(problem)
+        if problem.violation(loss.center) == 0:  # the dense weights need no pruning, and nothing is better
+            return finish(self, problem, loss.center, budget=budget, watch=watch, stop=Stop.CONVERGED, iterations=0)
         layer = Layer.of(problem, self.dtype)
         first = layer.center if start is None else (start.to(layer.center.device) / layer.scale).to(layer.center)
         run = _Run(self, layer, supports, first)
