@@ -22,18 +22,21 @@ def _kernels() -> dict[str, Any]:
     def greedy_(order, count, prune, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
         """Visit entries in the given order; keep while both lines have room, or prune while one has too many."""
         size = mask.shape[1]
+        most = size - count if prune else count
         for b in range(mask.shape[0]):
             rows, columns = np.zeros(size, np.int64), np.zeros(size, np.int64)
+            for i in range(size):
+                for j in range(size):
+                    rows[i] += mask[b, i, j] != prune
+                    columns[j] += mask[b, i, j] != prune
             for k in range(size * size):
                 i, j = order[b, k] // size, order[b, k] % size
-                if prune:
-                    mask[b, i, j] = not (rows[i] < size - count or columns[j] < size - count)
-                    changed = not mask[b, i, j]
-                else:
-                    mask[b, i, j] = rows[i] < count and columns[j] < count
-                    changed = mask[b, i, j]
-                rows[i] += changed
-                columns[j] += changed
+                if mask[b, i, j] != prune:
+                    continue
+                if (rows[i] < most or columns[j] < most) if prune else (rows[i] < most and columns[j] < most):
+                    mask[b, i, j] = not prune
+                    rows[i] += 1
+                    columns[j] += 1
 
     @compile_
     def complete_(scores, count, gated, steps, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
@@ -147,13 +150,13 @@ def greedy_prune(keys: Tensor, count: int) -> Tensor:
     Hubara et al., "Accelerated sparse neural training", arXiv 2102.08124, section 4.
     """
     order = torch.argsort(keys.flatten(1), dim=1, stable=True).cpu().numpy()
-    mask = np.zeros(tuple(keys.shape), dtype=np.bool_)
+    mask = np.ones(tuple(keys.shape), dtype=np.bool_)
     _kernels()["greedy"](order, count, True, mask)
     return torch.from_numpy(mask).to(keys.device)
 
 
 def complete(scores: Tensor, mask: Tensor, count: int, *, steps: int | None = None, gated: bool = False) -> Tensor:
-    """Return masks in which short rows and columns have been filled, each step by the best exchange.
+    """Return masks in which short rows and columns have been filled: greedily, and then each step by the best exchange.
 
     Parameters
     ----------
@@ -171,6 +174,8 @@ def complete(scores: Tensor, mask: Tensor, count: int, *, steps: int | None = No
     arXiv 2505.23949 (the rounding step of TSENOR).
     """
     entries, kept = _arrays(scores, mask)
+    order = np.argsort(-entries.reshape(len(entries), -1), axis=1, kind="stable")
+    _kernels()["greedy"](order, count, False, kept)  # exchanges can always finish once nothing fits any more
     _kernels()["complete"](entries, count, gated, scores.shape[1] * count + 1 if steps is None else steps, kept)
     return torch.from_numpy(kept).to(scores.device)
 

@@ -6,6 +6,15 @@ from .admm import ADMM
 from .branch_and_bound import BranchAndBound
 from .highs import Highs
 from .local_search import LocalSearch
+from .mask_baselines import (
+    BiNMMask,
+    EntropicMask,
+    GreedyMask,
+    PatternMask,
+    RandomMask,
+    SweepMask,
+    TwoApproximationMask,
+)
 from .obc import OBC
 from .one_shot import Magnitude, SparseGPT, Wanda
 from .oracle import Oracle
@@ -16,17 +25,43 @@ from .scip import Scip
 __all__ = [
     "ADMM",
     "OBC",
+    "BiNMMask",
     "BranchAndBound",
+    "EntropicMask",
+    "GreedyMask",
     "Highs",
     "LocalSearch",
     "Magnitude",
     "Oracle",
+    "PatternMask",
     "ProjectedGradient",
+    "RandomMask",
     "Scip",
     "SparseGPT",
+    "SweepMask",
+    "TwoApproximationMask",
     "Wanda",
     "certify",
 ]
 
-ALL = (ADMM, OBC, BranchAndBound, Highs, LocalSearch, Magnitude, Oracle, ProjectedGradient, Scip, SparseGPT, Wanda)
+ALL = (
+    ADMM,
+    OBC,
+    BiNMMask,
+    BranchAndBound,
+    EntropicMask,
+    GreedyMask,
+    Highs,
+    LocalSearch,
+    Magnitude,
+    Oracle,
+    PatternMask,
+    ProjectedGradient,
+    RandomMask,
+    Scip,
+    SparseGPT,
+    SweepMask,
+    TwoApproximationMask,
+    Wanda,
+)
 """Every solver of the package, so that tests run over all of them."""
