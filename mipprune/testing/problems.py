@@ -132,11 +132,11 @@ def _check_exact_bound(problem: Problem, tangent: Tangent, bound: float) -> None
 def _check_restrict(problem: Problem, member: Tensor, optimum: float, generator: torch.Generator) -> None:
     """One entry fixed on and off: the two halves cover the problem, and every fixing is respected."""
     none = torch.zeros(problem.shape, dtype=torch.bool)
-    flags = random_mask(problem.shape, generator, 0.3)
-    restricted = problem.restrict(none, flags)
-    point = restricted.repair(member)
-    if problem.structure.violation(point) == 0:
-        require(not bool((point[flags.to(point.device)] != 0).any()), "restrict: an entry that is off is not zero")
+    for _ in range(5):
+        flags = random_mask(problem.shape, generator, 0.3)
+        point = problem.restrict(none, flags).repair(problem.loss.start())
+        if problem.structure.violation(point) == 0:
+            require(not bool((point[flags.to(point.device)] != 0).any()), "restrict: an entry that is off is not zero")
     if math.isnan(optimum):
         return
     one = none.clone()
@@ -184,17 +184,18 @@ def _check_cvxpy(problem: Problem, members: list[Tensor], strength: str) -> None
 
 
 def _outside(problem: Problem, member: Tensor) -> Iterator[Tensor]:
-    """Points near a member that are not in S: further entries are made small, but not zero."""
+    """Small points that are not in S: a member with further entries, and with its entries in other places."""
     member = member.double().cpu()
     toward = problem.reference.loss.start().double().cpu()
-    small = 1e-2 * torch.where(toward == 0, member.abs().max() or 1.0, toward)
-    for count in (1, 2, problem.size):
-        pruned = (member == 0).reshape(-1).nonzero().ravel()[:count]
-        point = member.reshape(-1).clone()
-        point[pruned] = small.reshape(-1)[pruned]
-        point = point.reshape(problem.shape)
-        if isinstance(problem.structure, Masks):
-            point = (point != 0).double()
+    small = 1e-2 * torch.where(toward == 0, float(member.abs().max()) or 1.0, toward)
+    generator = torch.Generator().manual_seed(0)
+    kept = (member != 0).reshape(-1)
+    places = [kept | (kept.long().cumsum(0) + (~kept).long().cumsum(0) <= extra) for extra in (1, 2, problem.size)]
+    places += [kept[torch.randperm(problem.size, generator=generator)] for _ in range(5)]
+    for flags in places:
+        flags = flags.reshape(problem.shape)
+        moved = torch.where(flags & (member == 0), small, torch.where(flags, member, 0.0))
+        point = flags.double() if isinstance(problem.structure, Masks) else moved
         if problem.violation(point) >= 1:
             yield point
 
