@@ -228,7 +228,7 @@ class LeastSquares(Loss):
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
 
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
-        """See :meth:`Loss.rational_minorant`; with the ridge alone the float64 residual serves as dual vector, as any may."""
+        """See :meth:`Loss.rational_minorant`; with the ridge alone the float64 residual serves as dual vector."""
         chosen = rational(self._as_split(split))
         ridge, design = rational(self._penalty), rational(self.design)
         response, point = rational(self.response), rational(v)

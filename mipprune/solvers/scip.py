@@ -274,7 +274,7 @@ def _listen(model: Any, variables: list[Any], instance: Instance, incumbent: Inc
     kinds = pyscipopt.SCIP_EVENTTYPE
     events = (kinds.BESTSOLFOUND, kinds.NODESOLVED, kinds.LPSOLVED)
 
-    class Listener(pyscipopt.Eventhdlr):  # type: ignore[misc]
+    class Listener(pyscipopt.Eventhdlr):
         error: BaseException | None = None
 
         def eventinit(self) -> None:
