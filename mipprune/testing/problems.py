@@ -133,14 +133,16 @@ def _check_restrict(problem: Problem, member: Tensor, optimum: float, generator:
     """One entry fixed on and off: the two halves cover the problem, and every fixing is respected."""
     none = torch.zeros(problem.shape, dtype=torch.bool)
     for _ in range(5):
-        flags = random_mask(problem.shape, generator, 0.3)
+        flags = random_mask(problem.shape, generator, 0.3) & ~(none if problem.on is None else problem.on)
         point = problem.restrict(none, flags).repair(problem.loss.start())
         if problem.structure.violation(point) == 0:
             require(not bool((point[flags.to(point.device)] != 0).any()), "restrict: an entry that is off is not zero")
-    if math.isnan(optimum):
+    free = ~none if problem.on is None or problem.off is None else ~(problem.on | problem.off)
+    if math.isnan(optimum) or not bool(free.any()):
         return
     one = none.clone()
-    one.view(-1)[int(torch.randint(problem.size, (), generator=generator))] = True
+    choices = free.reshape(-1).nonzero().ravel()
+    one.view(-1)[choices[int(torch.randint(len(choices), (), generator=generator))]] = True
     halves = [problem.restrict(one, none), problem.restrict(none, one)]
     values = [enumerate_optimum(half)[0] for half in halves]
     slack = 1e-9 * (abs(optimum) + 1e-3 * problem.loss.scale)
@@ -190,7 +192,7 @@ def _outside(problem: Problem, member: Tensor) -> Iterator[Tensor]:
     small = 1e-2 * torch.where(toward == 0, float(member.abs().max()) or 1.0, toward)
     generator = torch.Generator().manual_seed(0)
     kept = (member != 0).reshape(-1)
-    places = [kept | (kept.long().cumsum(0) + (~kept).long().cumsum(0) <= extra) for extra in (1, 2, problem.size)]
+    places = [kept | ((~kept).long().cumsum(0) <= extra) for extra in (1, 2, problem.size)]
     places += [kept[torch.randperm(problem.size, generator=generator)] for _ in range(5)]
     for flags in places:
         flags = flags.reshape(problem.shape)
@@ -270,7 +272,7 @@ def _changed(loss: Loss) -> Iterator[tuple[str, Loss]]:
         value = getattr(loss, field.name)
         changed: Any = None
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            changed = value.clone()
+            changed = value.clone(memory_format=torch.contiguous_format)
             first = changed.view(-1)[0]
             changed.view(-1)[0] = first * 1.001 if float(first) != 0 else 1.0
         elif isinstance(value, float):
