@@ -9,6 +9,7 @@ from torch import Tensor
 from .core.problem import Problem
 from .core.solution import Proof, Solution
 from .core.solver import Budget, Progress, Solver
+from .errors import Unsupported
 from .losses.linear import Linear
 from .losses.quadratic import Quadratic
 from .solvers.admm import ADMM
@@ -71,7 +72,7 @@ def solve(
     Raises
     ------
     Unsupported
-        If the solver named does not take the problem.
+        If the solver named does not take the problem, or is no solver.
 
     Examples
     --------
@@ -83,6 +84,8 @@ def solve(
     """
     budget = budget or Budget()
     chosen = choose(problem) if solver is None else solver
+    if isinstance(chosen, type) or not isinstance(chosen, Solver):
+        raise Unsupported(f"{chosen!r} is not a solver; give an object such as mipprune.ADMM() or mipprune.Scip()")
     solution = chosen.solve(problem, budget=budget, start=start, progress=progress)
     if solver is None and solution.proof is Proof.NONE and solution.point is not None:
         if budget.seconds is not None:

@@ -58,6 +58,9 @@ class Problem:
     on: Tensor | None = None
     off: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise InvalidProblem(f"loss is a {type(self.loss).__name__}, which is not a mipprune Loss")

@@ -284,6 +284,12 @@ def certify(
     point = (
         problem.repair(problem.loss.start()) if given is None else as_tensor(given, "the point", shape=problem.shape)
     )
+    violation = problem.violation(point)
+    if violation != 0:
+        raise InvalidProblem(
+            f"the point violates the structure by {violation:g}, so no bound can certify it; problem.repair(point) gives a "
+            "member of S"
+        )
     value = problem.value(point)
     target = value - budget.gap * abs(value)
     certificate = None if earlier is None else earlier.certificate

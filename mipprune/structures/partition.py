@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -20,7 +21,7 @@ __all__ = ["PartitionBudget", "check_count"]
 
 def check_count(value: Any, name: str) -> int:
     """Return ``value`` as a non-negative int or raise :class:`InvalidProblem`."""
-    if isinstance(value, bool) or int(value) != value or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or int(value) != value or value < 0:
         raise InvalidProblem(f"{name} is {value!r}; it must be a whole number >= 0")
     return int(value)
 
