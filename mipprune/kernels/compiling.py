@@ -11,13 +11,17 @@ __all__ = ["compiled_if_possible", "has_numba"]
 
 def has_numba() -> bool:
     """Tell whether numba is installed; it is not imported."""
-    return find_spec("numba") is not None
+    try:
+        return find_spec("numba") is not None
+    except ModuleNotFoundError:  # an import hook that forbids it
+        return False
 
 
 def compiled_if_possible(**options: Any) -> Callable[[Any], Any]:
     """Return a decorator: numba's ``njit`` with caching and without the interpreter lock, or the identity.
 
-    To be called inside a cached function, so that numba is imported when a kernel is first used.
+    Modules that use it at their top are imported inside the functions that need them, so that numba is imported when a
+    kernel is first used.
     """
     if not has_numba():
         return lambda function: function

@@ -20,8 +20,6 @@ from .threads import over_rows
 from .transport_batched import sweep_batched
 from .transport_codes import Codes, encode, to_integers, to_potentials
 from .transport_network import selection_network
-from .transport_repair import repair
-from .transport_rounding import round_blocks
 
 __all__ = ["SWEEPS", "Transport", "solve_blocks"]
 
@@ -117,6 +115,8 @@ def _solve(
     if not exact and fixed is None:
         open_ = _unbalanced(mask, count, at_most)
         if bool(open_.any()):
+            from .transport_rounding import round_blocks
+
             rounded = round_blocks(scores[open_], rows[open_], columns[open_], count, at_most)
             mask[open_] = rounded
         return Transport(mask, rows, columns, feasible, used)
@@ -200,6 +200,8 @@ def _repair(
     feasible: Tensor,
 ) -> None:
     """Repair tensors on the CPU in place."""
+    from .transport_repair import repair
+
     none = torch.empty(0, *scores.shape[1:], dtype=torch.int8)
     entries, signs = scores.contiguous().numpy(), (none if fixed is None else fixed.contiguous()).numpy()
     arrays = [x.numpy() for x in (mask, rows, columns, feasible)]

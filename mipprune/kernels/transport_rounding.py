@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,106 +13,106 @@ from .compiling import compiled_if_possible
 __all__ = ["complete", "exchange", "greedy", "greedy_prune", "round_blocks"]
 
 
-@cache
-def _kernels() -> dict[str, Any]:
-    compile_ = compiled_if_possible()
+_compile = compiled_if_possible()
 
-    @compile_
-    def greedy_(order, count, prune, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
-        """Visit entries in the given order; keep while both lines have room, or prune while one has too many."""
-        size = mask.shape[1]
-        most = size - count if prune else count
-        for b in range(mask.shape[0]):
-            rows, columns = np.zeros(size, np.int64), np.zeros(size, np.int64)
-            for i in range(size):
-                for j in range(size):
-                    rows[i] += mask[b, i, j] != prune
-                    columns[j] += mask[b, i, j] != prune
-            for k in range(size * size):
-                i, j = order[b, k] // size, order[b, k] % size
-                if mask[b, i, j] != prune:
-                    continue
-                if (rows[i] < most or columns[j] < most) if prune else (rows[i] < most and columns[j] < most):
-                    mask[b, i, j] = not prune
-                    rows[i] += 1
-                    columns[j] += 1
 
-    @compile_
-    def complete_(scores, count, gated, steps, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
-        """Give one unit to a short row and a short column: directly, or by the best exchange through another row."""
-        size = mask.shape[1]
-        for b in range(mask.shape[0]):
-            a, s = scores[b], mask[b]
-            for _ in range(steps):
-                i, j = -1, -1
-                for k in range(size):
-                    if i < 0 and s[k].sum() < count:
-                        i = k
-                    if j < 0 and s[:, k].sum() < count:
-                        j = k
-                if i < 0 or j < 0:
-                    break
-                best, other, entry = -np.inf, -1, -1
-                if not s[i, j]:
-                    best = np.inf
-                for k in range(size):
-                    if best == np.inf:
-                        break
-                    if k == i or s[k, j]:
-                        continue
-                    for c in range(size):
-                        if s[k, c] and not s[i, c] and a[i, c] + a[k, j] - a[k, c] > best:
-                            best, other, entry = a[i, c] + a[k, j] - a[k, c], k, c
+@_compile
+def _greedy(order, count, prune, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Visit entries in the given order; keep while both lines have room, or prune while one has too many."""
+    size = mask.shape[1]
+    most = size - count if prune else count
+    for b in range(mask.shape[0]):
+        rows, columns = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        for i in range(size):
+            for j in range(size):
+                rows[i] += mask[b, i, j] != prune
+                columns[j] += mask[b, i, j] != prune
+        for k in range(size * size):
+            i, j = order[b, k] // size, order[b, k] % size
+            if mask[b, i, j] != prune:
+                continue
+            if (rows[i] < most or columns[j] < most) if prune else (rows[i] < most and columns[j] < most):
+                mask[b, i, j] = not prune
+                rows[i] += 1
+                columns[j] += 1
+
+
+@_compile
+def _complete(scores, count, gated, steps, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Give one unit to a short row and a short column: directly, or by the best exchange through another row."""
+    size = mask.shape[1]
+    for b in range(mask.shape[0]):
+        a, s = scores[b], mask[b]
+        for _ in range(steps):
+            i, j = -1, -1
+            for k in range(size):
+                if i < 0 and s[k].sum() < count:
+                    i = k
+                if j < 0 and s[:, k].sum() < count:
+                    j = k
+            if i < 0 or j < 0:
+                break
+            best, other, entry = -np.inf, -1, -1
+            if not s[i, j]:
+                best = np.inf
+            for k in range(size):
                 if best == np.inf:
-                    s[i, j] = True
+                    break
+                if k == i or s[k, j]:
                     continue
-                if other < 0 or (gated and best <= 0.0):
-                    break
-                s[i, entry] = True
-                s[other, j] = True
-                s[other, entry] = False
+                for c in range(size):
+                    if s[k, c] and not s[i, c] and a[i, c] + a[k, j] - a[k, c] > best:
+                        best, other, entry = a[i, c] + a[k, j] - a[k, c], k, c
+            if best == np.inf:
+                s[i, j] = True
+                continue
+            if other < 0 or (gated and best <= 0.0):
+                break
+            s[i, entry] = True
+            s[other, j] = True
+            s[other, entry] = False
 
-    @compile_
-    def moves_(a, s, i, gain, where):  # type: ignore[no-untyped-def]  # pragma: no cover
-        """Best change of value when row i hands a column to row k, and that column, for every k."""
-        size = s.shape[0]
-        for k in range(size):
-            best, column = -np.inf, -1
-            for j in range(size):
-                if s[i, j] and not s[k, j] and a[k, j] - a[i, j] > best:
-                    best, column = a[k, j] - a[i, j], j
-            gain[i, k], where[i, k] = best, column
-            best, column = -np.inf, -1
-            for j in range(size):
-                if s[k, j] and not s[i, j] and a[i, j] - a[k, j] > best:
-                    best, column = a[i, j] - a[k, j], j
-            gain[k, i], where[k, i] = best, column
 
-    @compile_
-    def exchange_(scores, steps, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
-        """Best exchange of one column each between two rows, until none helps."""
-        size = mask.shape[1]
-        gain, where = np.zeros((size, size)), np.zeros((size, size), np.int64)
-        for b in range(mask.shape[0]):
-            a, s = scores[b], mask[b]
-            tiny = 1e-12 * np.abs(a).max()
+@_compile
+def _moves(a, s, i, gain, where):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Best change of value when row i hands a column to row k, and that column, for every k."""
+    size = s.shape[0]
+    for k in range(size):
+        best, column = -np.inf, -1
+        for j in range(size):
+            if s[i, j] and not s[k, j] and a[k, j] - a[i, j] > best:
+                best, column = a[k, j] - a[i, j], j
+        gain[i, k], where[i, k] = best, column
+        best, column = -np.inf, -1
+        for j in range(size):
+            if s[k, j] and not s[i, j] and a[i, j] - a[k, j] > best:
+                best, column = a[i, j] - a[k, j], j
+        gain[k, i], where[k, i] = best, column
+
+
+@_compile
+def _exchange(scores, steps, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Best exchange of one column each between two rows, until none helps."""
+    size = mask.shape[1]
+    gain, where = np.zeros((size, size)), np.zeros((size, size), np.int64)
+    for b in range(mask.shape[0]):
+        a, s = scores[b], mask[b]
+        tiny = 1e-12 * np.abs(a).max()
+        for i in range(size):
+            _moves(a, s, i, gain, where)
+        for _ in range(steps):
+            best, first, second = tiny, -1, -1
             for i in range(size):
-                moves_(a, s, i, gain, where)
-            for _ in range(steps):
-                best, first, second = tiny, -1, -1
-                for i in range(size):
-                    for k in range(i):
-                        if gain[i, k] + gain[k, i] > best:
-                            best, first, second = gain[i, k] + gain[k, i], i, k
-                if first < 0:
-                    break
-                out, into = where[first, second], where[second, first]
-                s[first, out], s[second, out] = False, True
-                s[second, into], s[first, into] = False, True
-                moves_(a, s, first, gain, where)
-                moves_(a, s, second, gain, where)
-
-    return {"greedy": greedy_, "complete": complete_, "exchange": exchange_}
+                for k in range(i):
+                    if gain[i, k] + gain[k, i] > best:
+                        best, first, second = gain[i, k] + gain[k, i], i, k
+            if first < 0:
+                break
+            out, into = where[first, second], where[second, first]
+            s[first, out], s[second, out] = False, True
+            s[second, into], s[first, into] = False, True
+            _moves(a, s, first, gain, where)
+            _moves(a, s, second, gain, where)
 
 
 def _arrays(scores: Tensor, mask: Tensor) -> tuple[Any, Any]:
@@ -136,7 +135,7 @@ def greedy(keys: Tensor, count: int) -> Tensor:
     """
     order = torch.argsort(keys.flatten(1), dim=1, descending=True, stable=True).cpu().numpy()
     mask = np.zeros(tuple(keys.shape), dtype=np.bool_)
-    _kernels()["greedy"](order, count, False, mask)
+    _greedy(order, count, False, mask)
     return torch.from_numpy(mask).to(keys.device)
 
 
@@ -151,7 +150,7 @@ def greedy_prune(keys: Tensor, count: int) -> Tensor:
     """
     order = torch.argsort(keys.flatten(1), dim=1, stable=True).cpu().numpy()
     mask = np.ones(tuple(keys.shape), dtype=np.bool_)
-    _kernels()["greedy"](order, count, True, mask)
+    _greedy(order, count, True, mask)
     return torch.from_numpy(mask).to(keys.device)
 
 
@@ -175,15 +174,15 @@ def complete(scores: Tensor, mask: Tensor, count: int, *, steps: int | None = No
     """
     entries, kept = _arrays(scores, mask)
     order = np.argsort(-entries.reshape(len(entries), -1), axis=1, kind="stable")
-    _kernels()["greedy"](order, count, False, kept)  # exchanges can always finish once nothing fits any more
-    _kernels()["complete"](entries, count, gated, scores.shape[1] * count + 1 if steps is None else steps, kept)
+    _greedy(order, count, False, kept)  # exchanges can always finish once nothing fits any more
+    _complete(entries, count, gated, scores.shape[1] * count + 1 if steps is None else steps, kept)
     return torch.from_numpy(kept).to(scores.device)
 
 
 def exchange(scores: Tensor, mask: Tensor, steps: int) -> Tensor:
     """Return masks after at most ``steps`` best exchanges of one column each between two rows of a block."""
     entries, kept = _arrays(scores, mask)
-    _kernels()["exchange"](entries, steps, kept)
+    _exchange(entries, steps, kept)
     return torch.from_numpy(kept).to(scores.device)
 
 

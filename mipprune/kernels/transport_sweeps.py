@@ -9,64 +9,72 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
+
+from .compiling import compiled_if_possible
+
 __all__ = ["compiled"]
 
 _LANES = 32  # rows of all blocks treated together: two registers of 16 numbers, or four of 8
 
 
+_inline = compiled_if_possible(inline="always")
+
+
+@_inline
+def _select(table, comparators, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for c in range(comparators.shape[0]):
+        a, b = comparators[c, 0], comparators[c, 1]
+        first, second = table[a], table[b]
+        for lane in range(lanes):
+            x, y = first[lane], second[lane]
+            first[lane] = max(x, y)
+            second[lane] = min(x, y)
+
+
+@_inline
+def _subtract(scores, potential, size, group, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(size):
+        for block in range(group):
+            shift = potential[block * size + k]
+            start = block * size
+            for i in range(size):
+                out[k, start + i] = scores[k, start + i] - shift
+
+
+@_inline
+def _update(table, count, potential, lanes, first, relax, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
+    upper, lower = table[count - 1], table[count]
+    for lane in range(lanes):
+        middle = (upper[lane] + lower[lane]) >> 1
+        if clamp:
+            middle = max(middle, np.int32(0))
+        if first:
+            potential[lane] = middle
+        else:
+            step = middle - potential[lane]
+            moved = potential[lane] + step + (step >> relax)
+            potential[lane] = max(moved, np.int32(0)) if clamp else moved
+
+
+@_inline
+def _fits(table, potential, start, size, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for i in range(start, start + size):
+        kept = 0
+        for k in range(size):
+            kept += table[k, i] > potential[i]
+        if kept > count or (kept < count and (not at_most or potential[i] > 0)):
+            return False
+    return True
+
+
 @cache
 def compiled(size: int) -> tuple[Any, int]:
-    """Return the kernel for blocks of one size, and how many blocks it treats together; raises without numba."""
-    import numpy as np
-    from numba import njit
-
+    """Return the kernel for blocks of one size, and how many blocks it treats together."""
     group = max(1, _LANES // size)
     lanes = group * size
 
-    @njit(cache=True, nogil=True, inline="always")
-    def select(table, comparators):  # type: ignore[no-untyped-def]  # pragma: no cover
-        for c in range(comparators.shape[0]):
-            a, b = comparators[c, 0], comparators[c, 1]
-            first, second = table[a], table[b]
-            for lane in range(lanes):
-                x, y = first[lane], second[lane]
-                first[lane] = max(x, y)
-                second[lane] = min(x, y)
-
-    @njit(cache=True, nogil=True, inline="always")
-    def subtract(scores, potential, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-        for k in range(size):
-            for block in range(group):
-                shift = potential[block * size + k]
-                start = block * size
-                for i in range(size):
-                    out[k, start + i] = scores[k, start + i] - shift
-
-    @njit(cache=True, nogil=True, inline="always")
-    def update(table, count, potential, first, relax, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
-        upper, lower = table[count - 1], table[count]
-        for lane in range(lanes):
-            middle = (upper[lane] + lower[lane]) >> 1
-            if clamp:
-                middle = max(middle, np.int32(0))
-            if first:
-                potential[lane] = middle
-            else:
-                step = middle - potential[lane]
-                moved = potential[lane] + step + (step >> relax)
-                potential[lane] = max(moved, np.int32(0)) if clamp else moved
-
-    @njit(cache=True, nogil=True, inline="always")
-    def fits(table, potential, start, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
-        for i in range(start, start + size):
-            kept = 0
-            for k in range(size):
-                kept += table[k, i] > potential[i]
-            if kept > count or (kept < count and (not at_most or potential[i] > 0)):
-                return False
-        return True
-
-    @njit(cache=True, nogil=True)
+    @compiled_if_possible()
     def run(  # type: ignore[no-untyped-def]  # pragma: no cover
         codes, count, comparators, first_sweep, sweeps, relax, at_most, balance_at, rows, columns, mask, used
     ):
@@ -96,11 +104,11 @@ def compiled(size: int) -> tuple[Any, int]:
                         shift = (v[part].min() - u[part].min()) >> 1
                         u[part] = np.maximum(u[part] + shift, 0)
                         v[part] = np.maximum(v[part] - shift, 0)
-                subtract(by_column, v, table)
+                _subtract(by_column, v, size, group, table)
                 if clamp or not at_most:
                     for block in range(number):
                         start = block * size
-                        if not active[block] or not fits(table, u, start, count, at_most):
+                        if not active[block] or not _fits(table, u, start, size, count, at_most):
                             continue
                         columns_fit = True
                         for j in range(start, start + size):
@@ -118,11 +126,11 @@ def compiled(size: int) -> tuple[Any, int]:
                             columns[first + block] = v[start : start + size]
                 if left == 0 or sweep == sweeps:
                     break
-                select(table, comparators)
-                update(table, count, u, sweep == 0, relax, clamp)
-                subtract(by_row, u, table)
-                select(table, comparators)
-                update(table, count, v, sweep == 0, relax, clamp)
+                _select(table, comparators, lanes)
+                _update(table, count, u, lanes, sweep == 0, relax, clamp)
+                _subtract(by_row, u, size, group, table)
+                _select(table, comparators, lanes)
+                _update(table, count, v, lanes, sweep == 0, relax, clamp)
             for block in range(number):
                 if active[block]:
                     start = block * size

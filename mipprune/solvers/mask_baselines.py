@@ -15,7 +15,7 @@ from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
-from ..kernels import transport_baselines, transport_rounding
+from ..kernels import transport_baselines
 from ..kernels.transport import solve_blocks
 from ..losses.linear import Linear
 from ..structures.transposable import TransposableNofM
@@ -63,6 +63,8 @@ class _BlockMethod(ABC):
         progress: Progress | None = None,
     ) -> Solution:
         """See :class:`mipprune.Solver`; a start is not used."""
+        from ..kernels import transport_rounding  # compiled when imported
+
         accept(self, problem)
         watch = Watch(budget, progress)
         loss, structure = problem.loss, problem.structure
@@ -163,6 +165,8 @@ class EntropicMask(_BlockMethod):
 
     def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
         """See :class:`mipprune.Solver`."""
+        from ..kernels import transport_rounding  # compiled when imported
+
         found = transport_baselines.entropic(
             scores.float(), count, temperature=self.temperature, iterations=self.iterations
         )
@@ -190,6 +194,8 @@ class GreedyMask(_BlockMethod):
 
     def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
         """See :class:`mipprune.Solver`."""
+        from ..kernels import transport_rounding  # compiled when imported
+
         mask = transport_rounding.greedy(scores, count)
         if self.exchanges != 0:
             mask = transport_rounding.complete(scores, mask, count, gated=at_most)
@@ -209,6 +215,8 @@ class TwoApproximationMask(_BlockMethod):
 
     def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
         """See :class:`mipprune.Solver`."""
+        from ..kernels import transport_rounding  # compiled when imported
+
         mask = transport_rounding.greedy_prune(scores, count)
         return _Answer(mask & (scores > 0) if at_most else mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor
 
-from mipprune.kernels import transport, transport_repair
+from mipprune.kernels import compiling, transport, transport_repair
 from mipprune.kernels.transport import Transport, solve_blocks
 from mipprune.kernels.transport_batched import sweep_batched
 from mipprune.kernels.transport_codes import encode
@@ -174,12 +175,14 @@ def test_without_numba_everything_is_the_same(monkeypatch: pytest.MonkeyPatch) -
     scores = make("integers", 4, 5)
     compiled = [solve_blocks(scores, 2, at_most=at_most) for at_most in (False, True)]
     monkeypatch.setattr(transport, "has_numba", lambda: False)
-    monkeypatch.setattr(transport_repair, "compiled_if_possible", lambda **_: lambda function: function)
-    transport_repair._kernels.cache_clear()
+    monkeypatch.setattr(compiling, "has_numba", lambda: False)
     try:
+        importlib.reload(transport_repair)
+        assert not hasattr(transport_repair._run, "py_func")
         plain = [solve_blocks(scores, 2, at_most=at_most) for at_most in (False, True)]
     finally:
-        transport_repair._kernels.cache_clear()
+        monkeypatch.undo()
+        importlib.reload(transport_repair)
     for at_most, mine, theirs in zip((False, True), compiled, plain, strict=True):
         assert_optimal(scores, theirs, 2, at_most)
         assert torch.equal(values(scores, mine), values(scores, theirs))
