@@ -25,6 +25,8 @@ def conjugate_gradient(
     *,
     iterations: int = 10,
     tolerance: float = 0.0,
+    center: Tensor | None = None,
+    share: float = 0.0,
 ) -> Tensor:
     """Solve ``(w_r H)_T = target_rT`` for every row r on its support T, by preconditioned conjugate gradients.
 
@@ -42,6 +44,10 @@ def conjugate_gradient(
         Largest number of iterations; each costs one product.
     tolerance : float
         Stop when every row's preconditioned residual fell by this factor.
+    center : Tensor, shape (out, in), optional
+        C with ``target = C H``: then the value ``tr((W - C) H (W - C)')`` is known and ``share`` counts.
+    share : float
+        Stop when an iteration lowers the value of all rows together by less than this share of it.
 
     Notes
     -----
@@ -53,6 +59,7 @@ def conjugate_gradient(
     inverse = keep / torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(tiny).to(target.dtype)
     w = start * keep
     product = _times(w, gram)
+    value = 0.0 if center is None else float(((w - center) * (product - target)).sum())
     residual = torch.sub(target, product).mul_(keep)
     scaled = residual * inverse
     direction = scaled.clone()
@@ -64,6 +71,11 @@ def conjugate_gradient(
         curvature = torch.mul(direction, product, out=work).sum(dim=1, keepdim=True)
         step = torch.where(curvature > 0, energy / curvature, 0.0)
         w.addcmul_(direction, step)
+        if share > 0:
+            decrease = float((step * energy).sum())
+            value -= decrease
+            if decrease <= share * value:
+                break
         residual.addcmul_(product.mul_(keep), step, value=-1.0)
         torch.mul(residual, inverse, out=scaled)
         renewed = torch.mul(residual, scaled, out=work).sum(dim=1, keepdim=True)

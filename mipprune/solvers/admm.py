@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -119,9 +118,7 @@ class ADMM:
         first = layer.center if start is None else (start.to(layer.center.device) / layer.scale).to(layer.center)
         run = _Run(self, layer, supports, first)
         stop = run.iterate(watch)
-        value, w = min((run.refitted(mask) for mask in run.candidates()), key=itemgetter(0))
-        watch.report(loss.offset + value, None)
-        point = layer.to_weights(w)
+        point = layer.to_weights(run.refitted())
         if start is not None and problem.violation(start) == 0 and problem.value(start) < problem.value(point):
             point = start.to(point)
         return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=run.iteration)
@@ -143,15 +140,13 @@ class _Run:
         self.kept = max(int(self.mask.sum()), 1)
         self.restart()
 
-    def candidates(self) -> list[Tensor]:
-        """Return the masks to refit: that of W, and the first one where only whole groups can change hands."""
-        last = self.supports.keep(self.w * self.w)
-        return [last] if isinstance(self.supports, PartitionBudget) else [last, self.first_mask]
-
-    def refitted(self, mask: Tensor) -> tuple[float, Tensor]:
-        """Return value and point of the refit of W on a mask."""
-        w = self.layer.refit(self.w, mask, self.solver.refit_iterations)
-        return self.layer.value(w), w
+    def refitted(self) -> Tensor:
+        """Return the refit on the mask of W, or on the first mask where only whole groups can change hands."""
+        masks = [self.supports.keep(self.w * self.w)]
+        if not isinstance(self.supports, PartitionBudget):
+            masks.append(self.first_mask)
+        points = [self.layer.refit(self.w, mask, self.solver.refit_iterations) for mask in masks]
+        return points[0] if len(points) == 1 else min(points, key=self.layer.value)
 
     def restart(self) -> None:
         """Begin with W the first point, D its projection and V = 0."""
@@ -191,7 +186,8 @@ class _Run:
         torch.add(self.w, self.rest, out=self.a)
         torch.mul(self.a, self.a, out=self.gain)
         self.mask = self.keep(self.gain)
-        torch.mul(self.a, ~self.mask, out=self.rest)  # several times faster than torch.where
+        # Several times faster than torch.where, and than a product with booleans.
+        torch.mul(self.a, (~self.mask).view(torch.int8), out=self.rest)
         torch.sub(self.a, self.rest, alpha=2.0, out=self.right)  # D - V/rho
         self.right.mul_(self.penalty).add_(self.layer.target)
         self.iteration += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from ..structures.partition import PartitionBudget
 
 __all__ = ["Layer", "RowGroups", "finish", "layer_parts", "product", "reason_against_layer", "row_groups"]
 
+_REFIT_SHARE = 3e-6  # the refit ends once an iteration gains no more than this, relatively
 _SMALL, _NARROW = 1 << 14, 1 << 10  # entries, and kept entries of a row, up to which an exact refit costs nothing
 
 
@@ -57,10 +58,10 @@ def finish(
     loss = problem.loss
     found = torch.where(torch.isfinite(point), point, 0.0).to(loss.start().dtype)
     valid = problem.violation(found) == 0
-    stats = watch.stats(iterations=iterations, device=str(point.device))
-    return Solution.of(
-        problem, found if valid else None, stop=stop, stats=stats, tolerance=budget.gap, solver=solver.name
-    )
+    solution = Solution.of(problem, found if valid else None, stop=stop, tolerance=budget.gap, solver=solver.name)
+    if solution.point is not None and not (watch.trace and watch.trace[-1][1] == solution.value):
+        watch.report(solution.value, None)
+    return replace(solution, stats=watch.stats(iterations=iterations, device=str(point.device)))
 
 
 class RowGroups(NamedTuple):
@@ -144,7 +145,9 @@ class Layer:
         largest = int(mask.sum(dim=1).max()) if mask.numel() else 0
         if largest**3 <= iterations * w.shape[1] ** 2 or (w.numel() <= _SMALL and largest <= _NARROW):
             return direct(self.gram, self.target, mask)
-        return conjugate_gradient(self.gram, self.target, mask, w, iterations=iterations)
+        return conjugate_gradient(
+            self.gram, self.target, mask, w, iterations=iterations, center=self.center, share=_REFIT_SHARE
+        )
 
     def to_weights(self, w: Tensor) -> Tensor:
         """Return ``w`` in the original variables, in float64."""

@@ -106,7 +106,6 @@ class OBC:
             traces = trace(go_on=lambda: False)
         mask = _kept(traces, groups, problem.shape)
         point = torch.where(mask, loss.minimise_on(mask, torch.where(mask, loss.center, 0.0)), 0.0)
-        watch.report(loss.value(point), None)
         stop = stops[0] if stops else Stop.CONVERGED
         return finish(self, problem, point, budget=budget, watch=watch, stop=stop)
 
