@@ -287,8 +287,8 @@ def certify(
     violation = problem.violation(point)
     if violation != 0:
         raise InvalidProblem(
-            f"the point violates the structure by {violation:g}, so no bound can certify it; problem.repair(point) gives a "
-            "member of S"
+            f"the point violates the structure by {violation:g}, so no bound can certify it; "
+            "problem.repair(point) gives a member of S"
         )
     value = problem.value(point)
     target = value - budget.gap * abs(value)
