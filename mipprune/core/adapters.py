@@ -83,7 +83,7 @@ class Sparse(Structure):
 
     .. math:: \max_{l \le t \le u} -(a t + \tfrac12 c t^2) - \text{price}, \qquad\text{without box } a^2/(2c).
 
-    The price is charged for the smallest admissible mask around the support: for the non-zeros of an at-most-k
+    The price is charged for the cheapest admissible mask around the support: for the non-zeros of an at-most-k
     family, for every entry of a kept group.
     """
 
@@ -205,8 +205,13 @@ class Sparse(Structure):
         """See :meth:`Structure.price`."""
         if not isinstance(self.price_per_entry, Tensor) and self.price_per_entry == 0:
             return 0.0
-        kept = self.supports.cover(self.mask_of(point))
+        mask = self.mask_of(point)
         prices = torch.as_tensor(self.price_per_entry, dtype=torch.float64).to(point.device).expand(point.shape)
+        if isinstance(self.price_per_entry, Tensor):
+            # Several smallest masks may fit, the cheapest counts; outweighing all prices keeps it around the support.
+            kept = self.supports.keep(torch.where(mask, 2.0 * prices.sum(), -prices)) | mask
+        else:
+            kept = self.supports.cover(mask)
         return accurate_sum(torch.where(kept, prices, 0.0))[0]
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:

@@ -27,7 +27,7 @@ def _on_allowed(matrix: Tensor, allowed: Tensor | None) -> Tensor:
         return matrix
     matrix = matrix.expand(allowed.shape[0], *matrix.shape[-2:])
     inside = allowed.unsqueeze(-1) & allowed.unsqueeze(-2)
-    return torch.where(inside, matrix, 0.0) + torch.diag_embed((~allowed).to(matrix.dtype))
+    return torch.where(inside, matrix, 0.0)
 
 
 def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool:
@@ -61,8 +61,8 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
     empty = (diagonal == 0) & (rest == 0).all(dim=-1)
     original = torch.diagonal(gram, dim1=-2, dim2=-1).abs().expand(diagonal.shape)
     growth = 2.0 * (size + 2) * (size + 2) * _UNIT_ROUNDOFF
-    shifted = rest - torch.diag_embed(growth * diagonal + 2.0 * _UNIT_ROUNDOFF * original)
-    shifted = shifted + torch.diag_embed(empty.to(rest.dtype) * (1.0 + 2.0 * _UNIT_ROUNDOFF * original))
+    shift = torch.where(empty, -1.0, growth * diagonal + 2.0 * _UNIT_ROUNDOFF * original)
+    shifted = rest - torch.diag_embed(shift)
     _, info = torch.linalg.cholesky_ex(shifted)
     return bool((info == 0).all())
 
