@@ -121,7 +121,15 @@ def run(layers: Sequence[dict[str, Any]], methods: Sequence[str], out: Path, str
                     continue
                 result = measure(layer, row, method)
                 record.add(path, result)
+                record.results.sort(key=lambda result: place(layer, result))
+                record.write(path)
                 say(f"{layer['d']} {here:16s} {method:12s} {result['error']:.6g} ({result['seconds']:.2f} s)")
+
+
+def place(layer: dict[str, Any], result: dict[str, Any]) -> tuple[int, int]:
+    """Return where a result stands in the table."""
+    structures = [label(row["structure"]) for row in layer["rows"]]
+    return structures.index(result["structure"]), list(METHODS).index(result["method"])
 
 
 def quick(data: Path | None, out: Path) -> None:
