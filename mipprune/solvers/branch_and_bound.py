@@ -107,7 +107,20 @@ class _Search:
         relaxed = relax(reduced, split, start, iterations=self.iterations, cutoff=self.target)
         point, lifted = self.root.loss.lift(relaxed.point, split, problem.on, problem.off)
         tangent = Tangent.at(problem, point, lifted)
-        return tangent, tangent.bound(problem), relaxed
+        bound = tangent.bound(problem)
+        if bool((problem.on | problem.off).all()):
+            # One support is left. At its best point the slope of the loss keeps every entry where it is, so that the
+            # tangent there proves the value of the point itself.
+            last = Tangent.at(problem, self._finished(problem), lifted)
+            tangent, bound = max((tangent, bound), (last, last.bound(problem)), key=lambda pair: pair[1])
+        return tangent, bound, relaxed
+
+    @staticmethod
+    def _finished(problem: Problem) -> Tensor:
+        """Return the best point of a problem with all entries fixed."""
+        assert problem.on is not None
+        point = torch.where(problem.on, problem.loss.minimise_on(problem.on), 0.0)
+        return point if problem.structure.violation(point) == 0 else problem.repair(point)
 
     def branch(self, number: int) -> None:
         """Split a node at the free entry whose fraction costs the relaxation most."""
