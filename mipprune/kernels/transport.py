@@ -158,6 +158,11 @@ def _sweep(
     settings = {"first_sweep": first, "sweeps": last, "relax": relax, "balance_at": balance_at}
     if codes.values.device.type == "cpu" and has_numba() and size <= _LARGEST_COMPILED:
         return _sweep_compiled(codes.values, count, rows, columns, at_most=at_most, **settings)
+    if codes.values.is_cuda:
+        from .transport_triton import available, sweep_fused
+
+        if available(size):
+            return sweep_fused(codes.values, count, rows, columns, at_most=at_most, **settings)
     return sweep_batched(codes.values, count, rows, columns, at_most=at_most, **settings)
 
 

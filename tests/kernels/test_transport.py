@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -169,6 +173,45 @@ def test_torch_and_compiled_sweeps_agree_bit_for_bit(size: int, at_most: bool, d
         batched = sweep_batched(there[0], size // 2, *there[1:], at_most=at_most, **settings)
         for mine, theirs in zip(compiled, batched, strict=True):
             assert torch.equal(mine, theirs.cpu())
+
+
+_INTERPRETED = """
+import torch
+from mipprune.kernels.transport_batched import sweep_batched
+from mipprune.kernels.transport_codes import encode
+from mipprune.kernels.transport_triton import available, sweep_fused
+
+generator = torch.Generator().manual_seed(0)
+for size, blocks in ((4, 37), (8, 9), (16, 3)):
+    assert available(size) and not available(5)
+    for at_most in (False, True):
+        codes = encode(torch.randn(blocks, size, size, generator=generator).abs(), at_most).values
+        zero = torch.zeros(blocks, size, dtype=torch.int32)
+        settings = {"at_most": at_most, "first_sweep": 0, "sweeps": 8, "relax": 2, "balance_at": 5}
+        for count in (1, size // 2):
+            fused = sweep_fused(codes, count, zero, zero, **settings)
+            batched = sweep_batched(codes, count, zero, zero, **settings)
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(fused, batched, strict=True))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_fused_kernel_in_the_interpreter_agrees_bit_for_bit() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("size", [4, 5, 16, 32])
+def test_masks_on_any_device_are_proved_and_worth_the_same(size: int, device: torch.device) -> None:
+    for family, at_most in itertools.product(("gaussian", "bf16", "zeros"), (False, True)):
+        scores = make(family, 20, size, seed=3)
+        here, there = (solve_blocks(x, size // 2, at_most=at_most) for x in (scores, scores.to(device)))
+        found = Transport(*(part.cpu() for part in there))
+        assert_optimal(scores, found, size // 2, at_most)
+        torch.testing.assert_close(values(scores, here), values(scores, found), rtol=1e-12, atol=0)
 
 
 def test_without_numba_everything_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
