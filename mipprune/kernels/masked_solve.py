@@ -19,23 +19,22 @@ def _times(rows: Tensor, gram: Tensor, out: Tensor | None = None) -> Tensor:
 
 def conjugate_gradient(
     gram: Tensor,
-    target: Tensor,
+    center: Tensor,
     mask: Tensor,
     start: Tensor,
     *,
     iterations: int = 10,
     tolerance: float = 0.0,
-    center: Tensor | None = None,
     share: float = 0.0,
 ) -> Tensor:
-    """Solve ``(w_r H)_T = target_rT`` for every row r on its support T, by preconditioned conjugate gradients.
+    """Minimise ``(w_r - c_r) H (w_r - c_r)'`` for every row r on its support, by preconditioned conjugate gradients.
 
     Parameters
     ----------
     gram : Tensor, shape (in, in) or (out, in, in)
         Positive definite.
-    target : Tensor, shape (out, in)
-        Right-hand sides.
+    center : Tensor, shape (out, in)
+        C, the unconstrained minimiser.
     mask : bool Tensor, shape (out, in)
         Supports.
     start : Tensor, shape (out, in)
@@ -44,8 +43,6 @@ def conjugate_gradient(
         Largest number of iterations; each costs one product.
     tolerance : float
         Stop when every row's preconditioned residual fell by this factor.
-    center : Tensor, shape (out, in), optional
-        C with ``target = C H``: then the value ``tr((W - C) H (W - C)')`` is known and ``share`` counts.
     share : float
         Stop when an iteration lowers the value of all rows together by less than this share of it.
 
@@ -54,13 +51,14 @@ def conjugate_gradient(
     Step lengths are per row, since rows are independent systems (arXiv 2406.07831 prints one scalar; its code and this
     one use one per row). All rows keep iterating until the slowest is done; the buffers are reused.
     """
-    keep = mask.to(target.dtype)
-    tiny = torch.finfo(target.dtype).tiny
-    inverse = keep / torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(tiny).to(target.dtype)
+    keep = mask.to(center.dtype)
+    tiny = torch.finfo(center.dtype).tiny
+    inverse = keep / torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(tiny).to(center.dtype)
     w = start * keep
-    product = _times(w, gram)
-    value = 0.0 if center is None else float(((w - center) * (product - target)).sum())
-    residual = torch.sub(target, product).mul_(keep)
+    delta = center - w
+    product = _times(delta, gram)
+    value = float((delta * product).sum()) if share > 0 else 0.0
+    residual = product * keep
     scaled = residual * inverse
     direction = scaled.clone()
     work = torch.empty_like(w)
@@ -87,7 +85,7 @@ def conjugate_gradient(
 
 
 def direct(gram: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Solve the same systems exactly: gathered blocks, padded with the identity, one batched Cholesky factorisation."""
+    """Solve ``(w_r H)_T = target_rT`` for every row r on its support T exactly, by batched Cholesky factorisations."""
     counts = mask.sum(dim=1)
     largest = int(counts.max()) if mask.shape[0] else 0
     if largest == 0:
@@ -144,12 +142,11 @@ def minimise(gram: Tensor, center: Tensor, mask: Tensor, start: Tensor | None = 
         Starting point of the iteration for large layers.
     """
     mask = mask.to(center.device)
-    target = _times(center, gram)
     largest = int(mask.sum(dim=1).max()) if mask.numel() else 0
     # Gathering and factorising costs rows * k^3 / 3 against about 60 products of rows * width^2.
     small = center.numel() <= 1 << 14 and largest <= 1 << 10
     if small or largest**3 <= 180 * center.shape[1] ** 2:
-        return direct(gram, target, mask)
+        return direct(gram, _times(center, gram), mask)
     begin = torch.where(mask, center if start is None else start.to(center), 0.0)
     tolerance = 1e-10 if center.dtype == torch.float64 else 1e-6
-    return conjugate_gradient(gram, target, mask, begin, iterations=200, tolerance=tolerance)
+    return conjugate_gradient(gram, center, mask, begin, iterations=200, tolerance=tolerance)

@@ -91,12 +91,18 @@ def row_groups(problem: Problem) -> RowGroups | None:
     return None
 
 
-def product(rows: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return each row times the shared matrix (in, in), or times its own of (out, in, in)."""
-    if matrix.ndim == 2:
-        return torch.mm(rows, matrix) if out is None else torch.mm(rows, matrix, out=out)
-    own = (rows.unsqueeze(1) @ matrix).squeeze(1)
-    return own if out is None else out.copy_(own)
+def product(
+    rows: Tensor, matrix: Tensor, *, base: Tensor | None = None, factor: float = 1.0, out: Tensor | None = None
+) -> Tensor:
+    """Return ``base + factor * rows @ matrix`` for one shared matrix (in, in), or each row's own of (out, in, in)."""
+    if matrix.ndim == 2 and base is not None:
+        if out is None:
+            return torch.addmm(base, rows, matrix, alpha=factor)
+        return torch.addmm(base, rows, matrix, alpha=factor, out=out)
+    result = rows @ matrix if matrix.ndim == 2 else (rows.unsqueeze(1) @ matrix).squeeze(1)
+    if base is not None:
+        result = torch.add(base, result, alpha=factor)
+    return result if out is None else out.copy_(result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +115,12 @@ class Layer:
         H' with unit diagonal, in the working precision.
     center : Tensor, shape (out, in)
         Dense weights in these variables, divided by their root mean square so that no format overflows.
-    target : Tensor, shape (out, in)
-        ``center @ gram``.
     scale : Tensor, shape (in,) or (out, in)
         ``w = w' * scale``.
     """
 
     gram: Tensor
     center: Tensor
-    target: Tensor
     scale: Tensor
     unit: float
     """values of the loss are ``unit ** 2`` times those in these variables"""
@@ -133,7 +136,7 @@ class Layer:
         unit = float(center.square().mean().sqrt()) if center.numel() else 1.0
         unit = unit if unit > 0 else 1.0
         gram, center = gram.to(precision), (center / unit).to(precision)
-        return cls(gram, center, product(center, gram), inverse_root * unit, unit)
+        return cls(gram, center, inverse_root * unit, unit)
 
     def value(self, w: Tensor) -> float:
         """Return the loss at ``w`` (these variables) without its offset, in the working precision."""
@@ -144,10 +147,8 @@ class Layer:
         """Return the weights refitted on ``mask``: exactly where that is cheap, else iterating from ``w``."""
         largest = int(mask.sum(dim=1).max()) if mask.numel() else 0
         if largest**3 <= iterations * w.shape[1] ** 2 or (w.numel() <= _SMALL and largest <= _NARROW):
-            return direct(self.gram, self.target, mask)
-        return conjugate_gradient(
-            self.gram, self.target, mask, w, iterations=iterations, center=self.center, share=_REFIT_SHARE
-        )
+            return direct(self.gram, product(self.center, self.gram), mask)
+        return conjugate_gradient(self.gram, self.center, mask, w, iterations=iterations, share=_REFIT_SHARE)
 
     def to_weights(self, w: Tensor) -> Tensor:
         """Return ``w`` in the original variables, in float64."""

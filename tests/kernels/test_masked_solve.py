@@ -36,7 +36,8 @@ def test_both_ways_solve_the_normal_equations(per_row, device):
     expected = by_dense_solves(gram, target, mask)
     gram, target, mask = gram.to(device), target.to(device), mask.to(device)
     torch.testing.assert_close(direct(gram, target, mask).cpu(), expected, rtol=1e-9, atol=1e-10)
-    iterated = conjugate_gradient(gram, target, mask, torch.zeros_like(target), iterations=60)
+    center = torch.linalg.solve(gram, target.unsqueeze(2)).squeeze(2)
+    iterated = conjugate_gradient(gram, center, mask, torch.zeros_like(target), iterations=60)
     torch.testing.assert_close(iterated.cpu(), expected, rtol=1e-7, atol=1e-9)
 
 
@@ -56,10 +57,24 @@ def test_ten_iterations_reach_the_exact_value_to_1e_5():
     def value(w):
         return float(((w @ gram) * w).sum() - 2 * (w * target).sum())
 
-    refitted = conjugate_gradient(gram, target, mask, start, iterations=10)
+    refitted = conjugate_gradient(gram, start, mask, start, iterations=10)
     floor = value(exact)
     assert floor <= value(refitted) <= floor + 1e-5 * abs(floor)
     assert value(refitted) <= value(torch.where(mask, start, 0.0))
+
+
+def test_the_iteration_ends_when_it_gains_next_to_nothing():
+    gram, target, mask = case(40, 60, seed=3)
+    center = torch.linalg.solve(gram, target.mT).mT
+    exact = direct(gram, target, mask)
+
+    def value(w):
+        return float((((w - center) @ gram) * (w - center)).sum())
+
+    rough, fine = (conjugate_gradient(gram, center, mask, center, iterations=100, share=s) for s in (1e-2, 1e-6))
+    assert value(exact) * (1 + 1e-6) < value(rough) < value(exact) * 1.1
+    assert value(fine) <= value(exact) * (1 + 1e-5)
+    assert not torch.equal(fine, conjugate_gradient(gram, center, mask, center, iterations=100))
 
 
 def test_minimise_starts_from_the_center_and_keeps_zeros():
