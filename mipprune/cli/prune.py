@@ -161,8 +161,11 @@ def _show(report: Report, written: Path, page: Path, out: Path) -> None:
     for row in report.rows:
         for note in row.notes:
             click.echo(f"* {row.layer}: {note}")
+    reasons: dict[str, list[str]] = {}
     for name, reason in report.skipped:
-        click.echo(f"left alone: {name} ({reason})")
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        click.echo(f"left alone: {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)} ({reason})")
     click.echo("Errors, bounds and gaps are those of each layer's damped problem on this calibration data.")
     click.echo(f"network       {written}")
     click.echo(f"report        {page}")
