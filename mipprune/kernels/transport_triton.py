@@ -7,10 +7,13 @@ nowhere else; the module runs in Triton's interpreter on the CPU when ``TRITON_I
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import Any as constexpr  # Triton reads the names of annotations
 
 __all__ = ["available", "sweep_fused"]
 
@@ -34,6 +37,8 @@ def _triton() -> tuple[Any, Any]:
 
 
 triton, tl = _triton()
+if not TYPE_CHECKING:
+    constexpr = None if tl is None else tl.constexpr
 
 
 def _jit(function: Any) -> Any:
@@ -41,7 +46,7 @@ def _jit(function: Any) -> Any:
 
 
 @_jit
-def _middle(table, upper: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _middle(table, upper: constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     # Floor of the mean of the two sorted entries at `upper - 1` and `upper`.
     ordered = tl.sort(table, dim=2)
     place = tl.arange(0, table.shape[2])[None, None, :]
@@ -50,7 +55,7 @@ def _middle(table, upper: tl.constexpr):  # type: ignore[no-untyped-def]  # prag
 
 
 @_jit
-def _moved(potential, target, first, relax: tl.constexpr, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _moved(potential, target, first, relax: constexpr, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
     target = tl.where(clamp, tl.maximum(target, 0), target)
     step = target - potential
     result = tl.where(first, target, potential + step + (step >> relax))
@@ -58,7 +63,7 @@ def _moved(potential, target, first, relax: tl.constexpr, clamp):  # type: ignor
 
 
 @_jit
-def _short_or_full(kept, potential, count: tl.constexpr, at_most: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _short_or_full(kept, potential, count: constexpr, at_most: constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     # Lines that fail the optimality test.
     if at_most:
         wrong = (kept > count) | ((kept < count) & (potential > 0))
@@ -78,11 +83,11 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
     first_sweep,
     sweeps,
     balance_at,
-    count: tl.constexpr,
-    size: tl.constexpr,
-    group: tl.constexpr,
-    relax: tl.constexpr,
-    at_most: tl.constexpr,
+    count: constexpr,
+    size: constexpr,
+    group: constexpr,
+    relax: constexpr,
+    at_most: constexpr,
 ):
     block = tl.program_id(0) * group + tl.arange(0, group)
     inside = block < number
