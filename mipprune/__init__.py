@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from . import formulations, losses, solvers, structures, testing
 from .core.adapters import Masks, Sparse
 from .core.certificate import Certificate, Claim, Tangent, Tree
@@ -85,9 +88,17 @@ __all__ = [
     "formulations",
     "load",
     "losses",
+    "networks",
     "save",
     "solve",
     "solvers",
     "structures",
     "testing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``networks`` on first use: a modelling session never needs it."""
+    if name == "networks":
+        return import_module("mipprune.networks")
+    raise AttributeError(f"module 'mipprune' has no attribute {name!r}")

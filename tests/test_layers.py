@@ -36,7 +36,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.formulations", "mipprune.solvers"),
     ("mipprune.solve",),
     ("mipprune.io",),
-    ("mipprune.networks", "mipprune.estimators", "mipprune.bench"),
+    ("mipprune.networks",),
     ("mipprune.testing", "mipprune.cli"),
     ("mipprune",),
     ("mipprune.__main__",),

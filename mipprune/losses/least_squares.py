@@ -69,7 +69,7 @@ class LeastSquares(Loss):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(p,)."""
+        """Shape of ``b``: (p,)."""
         return (self.design.shape[1],)
 
     @cached_property

@@ -117,7 +117,7 @@ class Quadratic(Loss):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(out, in)."""
+        """Shape of W: (out, in)."""
         return tuple(self.center.shape)
 
     @cached_property
