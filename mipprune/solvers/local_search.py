@@ -52,7 +52,7 @@ class LocalSearch:
 
     References
     ----------
-    Chen, Mazumder et al., arXiv 2403.12983 (OSSCAR) for the identities of removal and insertion, there for groups.
+    arXiv 2403.12983 (OSSCAR) for the identities of removal and insertion, there for groups.
 
     Examples
     --------
