@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from dataclasses import replace
-from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -21,9 +21,14 @@ __all__ = ["PartitionBudget", "check_count"]
 
 def check_count(value: Any, name: str) -> int:
     """Return ``value`` as a non-negative int or raise :class:`InvalidProblem`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or int(value) != value or value < 0:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        whole = isinstance(value, float) and value.is_integer()
+        count = int(value) if whole else -1
+    if isinstance(value, bool) or count < 0:
         raise InvalidProblem(f"{name} is {value!r}; it must be a whole number >= 0")
-    return int(value)
+    return count
 
 
 class PartitionBudget(Supports):
