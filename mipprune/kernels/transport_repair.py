@@ -49,6 +49,22 @@ def _admissible(fixed, count, at_most, mask):  # type: ignore[no-untyped-def]  #
 
 
 @_compile
+def _proved(scores, fixed, count, at_most, mask, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Tell whether the potentials prove an admissible mask optimal as they are."""
+    size = scores.shape[0]
+    for i in range(size):
+        for j in range(size):
+            reduced = scores[i, j] - u[i] - v[j]
+            if fixed[i, j] == 0 and ((mask[i, j] and reduced < 0.0) or (not mask[i, j] and reduced > 0.0)):
+                return False
+    if at_most:
+        for k in range(size):
+            if (u[k] > 0.0 and mask[k].sum() < count) or (v[k] > 0.0 and mask[:, k].sum() < count):
+                return False
+    return True
+
+
+@_compile
 def _reprice(scores, fixed, count, at_most, mask, u, v, lines):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Raise u (longest paths, Bellman and Ford) until it proves a mask optimal; False when it is not."""
     size = scores.shape[0]
@@ -224,7 +240,11 @@ def _run(scores, fixed, count, at_most, mask, rows, columns, feasible):  # type:
             v[:] = np.maximum(v, 0.0)
         own = fixed[b] if fixed.shape[0] > 0 else free
         feasible[b] = True
-        if _admissible(own, count, at_most, mask[b]) and _reprice(block, own, count, at_most, mask[b], u, v, excess):
+        # Potentials that prove the mask as they are stay: in the middle of where they may be is a good place to start.
+        if _admissible(own, count, at_most, mask[b]) and (
+            _proved(block, own, count, at_most, mask[b], u, v)
+            or _reprice(block, own, count, at_most, mask[b], u, v, excess)
+        ):
             rows[b] = u
             columns[b] = v
             continue

@@ -1,0 +1,1 @@
+"""Transposable N:M masks: exactness, errors of other methods, speed."""

