@@ -18,6 +18,7 @@ from .mask_baselines import (
 from .obc import OBC
 from .one_shot import Magnitude, SparseGPT, Wanda
 from .oracle import Oracle
+from .permutation import Permutation, search_permutation
 from .projected_gradient import ProjectedGradient
 from .relaxation import certify
 from .scip import Scip
@@ -34,6 +35,7 @@ __all__ = [
     "Magnitude",
     "Oracle",
     "PatternMask",
+    "Permutation",
     "ProjectedGradient",
     "RandomMask",
     "Scip",
@@ -42,6 +44,7 @@ __all__ = [
     "TwoApproximationMask",
     "Wanda",
     "certify",
+    "search_permutation",
 ]
 
 ALL = (
