@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 import mipprune as mp
 from mipprune import TransposableNofM
+from mipprune.cli.options import parse_structure
 
 
 def independent_check(matrix: Tensor, n: int, m: int) -> bool:
@@ -167,3 +170,24 @@ def test_bad_arguments_and_data() -> None:
             TransposableNofM(2, 4).keep(torch.full((4, 4), bad))
     with pytest.raises(mp.InvalidProblem, match="family of masks"):
         mp.formulations.transposable_mask(torch.ones(4, 4), mp.Sparse(TransposableNofM(2, 4)))  # type: ignore[arg-type]
+
+
+def test_a_network_by_the_structure_of_the_command_line() -> None:
+    generator = torch.Generator().manual_seed(8)
+    net = torch.nn.Sequential(torch.nn.Linear(16, 12), torch.nn.ReLU(), torch.nn.Linear(12, 8))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    batches = [torch.randn(64, 16, generator=generator)]
+    mp.networks.prune(net, batches, parse_structure("transposable:2:4"))
+    for layer in (net[0], net[2]):
+        assert independent_check(layer.weight, 2, 4) and independent_check(layer.weight.mT, 2, 4)
+        assert int((layer.weight != 0).sum()) == layer.weight.numel() // 2
+
+
+def test_solutions_survive_their_files(tmp_path: Path) -> None:
+    scores = torch.rand(8, 8, generator=torch.Generator().manual_seed(9))
+    problem = mp.formulations.transposable_mask(scores, TransposableNofM(2, 4, "at_most"))
+    solution = mp.solve(problem)
+    entry = mp.load(mp.save(tmp_path / "mask.safetensors", {"mask": (problem, solution)}))["mask"]
+    assert mp.check(entry.problem, entry.solution).bound == solution.bound
