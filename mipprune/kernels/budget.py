@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .threads import over_rows
+
 __all__ = ["spread_budget", "spread_groups"]
 
 _PARALLEL = 1 << 16  # entries from which waking the threads pays
@@ -51,20 +53,27 @@ def spread_budget(
         weight = torch.where(on | off, 0.0, weight)
         left = (left - on.sum(dim=1, keepdim=True)).clamp_min(0)
     ceiling = price**-0.5 if price > 0 else float("inf")
-    kernel = _compiled(weight.numel() >= _PARALLEL) if weight.device.type == "cpu" else None
+    kernel = _compiled() if weight.device.type == "cpu" else None
     if kernel is not None:
         z = torch.empty_like(weight)
-        kernel(
-            weight.contiguous().numpy(),
-            offset.contiguous().numpy(),
-            left.ravel().numpy(),
-            ceiling,
-            _TOLERANCE,
-            z.numpy(),
-        )
+        arrays = [x.contiguous().numpy() for x in (weight, offset)] + [left.ravel().numpy()]
+        _share_rows(kernel, arrays, ceiling, z.numpy())
     else:
         z = _spread(weight, offset, left, ceiling)
     return z if on is None else torch.where(on, 1.0, z)
+
+
+def _share_rows(kernel: Any, arrays: list[np.ndarray[Any, Any]], ceiling: float, z: np.ndarray[Any, Any]) -> None:
+    """Run the compiled kernel, on several threads when there is enough to do."""
+
+    def task(first: int, last: int) -> None:
+        weight, offset, left = (array[first:last] for array in arrays)
+        kernel(weight, offset, left, ceiling, _TOLERANCE, z[first:last])
+
+    if z.size < _PARALLEL:
+        task(0, len(z))
+    else:
+        over_rows(task, len(z), chunk=max(1, _PARALLEL // (4 * z.shape[1])))
 
 
 def _spread(weight: Tensor, offset: Tensor, left: Tensor, ceiling: float) -> Tensor:
@@ -143,17 +152,18 @@ def spread_groups(
 
 
 @cache
-def _compiled(parallel: bool) -> Any | None:
+def _compiled() -> Any | None:
     try:
-        from numba import njit, prange
+        from numba import njit
     except ImportError:
         return None
 
-    # Reassociation is fine here: the result steers an iteration and enters no bound.
-    @njit(cache=True, nogil=True, parallel=parallel, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+    # Reassociation is fine here: the result steers an iteration and enters no bound. The caller gives rows to threads:
+    # those of numba would change how many torch uses, since both share one OpenMP runtime.
+    @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     def run(weight, offset, left, ceiling, tolerance, z):  # type: ignore[no-untyped-def]  # pragma: no cover
         blocks, size = weight.shape
-        for b in prange(blocks):
+        for b in range(blocks):
             high, low = 0.0, 1e300
             for i in range(size):
                 if weight[b, i] > 0.0:
