@@ -99,10 +99,10 @@ def _mixing_sweeps(gram: Tensor, weights: Tensor, rank: int, sweeps: int) -> Ten
     from .mixing import sweep
 
     size = gram.shape[0]
-    factors = np.random.default_rng(0).standard_normal((size, rank))
-    roots = weights.sqrt().cpu().numpy()
+    factors = np.random.default_rng(0).standard_normal((size, rank)).astype(np.float32)
+    roots = weights.sqrt().cpu().numpy().astype(np.float32)
     factors *= (roots / np.linalg.norm(factors, axis=1))[:, None]
-    off_diagonal = np.ascontiguousarray((gram - torch.diag(gram.diagonal())).cpu().numpy())
+    off_diagonal = np.ascontiguousarray((gram - torch.diag(gram.diagonal())).cpu().numpy().astype(np.float32))
     return torch.from_numpy(sweep(off_diagonal, factors, roots, sweeps)).to(gram)
 
 
