@@ -49,7 +49,7 @@ def sweep(
     sweeps: int,
     tolerance: float = 1e-5,
 ) -> NDArray[np.float32]:
-    """Run ``v_i <- -roots_i g_i/|g_i|``, ``g_i = sum_k H_ik v_k``, in cyclic order, and return the last norms ``|g_i|``.
+    """Run ``v_i <- -roots_i g_i/|g_i|``, ``g_i = sum_k H_ik v_k``, in cyclic order; return the last ``|g_i|``.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def sweep(
 
     Notes
     -----
-    The products of a block of rows with all factors are one matrix product; inside the block each change is passed on to
-    the rows that follow, so that the updates are those of the plain cyclic order.
+    The products of a block of rows with all factors are one matrix product; inside the block each change is passed on
+    to the rows that follow, so that the updates are those of the plain cyclic order.
     """
     size = len(roots)
     norms = np.zeros(size, dtype=factors.dtype)
