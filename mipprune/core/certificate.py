@@ -51,9 +51,16 @@ class Tangent(Certificate):
     @classmethod
     def at(cls, problem: Problem, point: Tensor, split: Tensor | None = None) -> Tangent:
         """Return the tangent at ``point`` with the witness that the oracle gives there."""
+        return cls.bounded(problem, point, split)[0]
+
+    @classmethod
+    def bounded(cls, problem: Problem, point: Tensor, split: Tensor | None = None) -> tuple[Tangent, float]:
+        """Return :meth:`at` and its :meth:`bound`, which share the gradient and the verification of the split."""
         point = exact(point)
         split = None if split is None else exact(split)
-        return cls(point, split, problem.structure.argmin(problem.minorant(point, split)).witness)
+        model = problem.minorant(point, split)
+        witness = problem.structure.argmin(model).witness
+        return cls(point, split, witness), problem.structure.argmin_bound(model, witness)
 
     def bound(self, problem: Problem) -> float:
         """See :meth:`Certificate.bound`."""

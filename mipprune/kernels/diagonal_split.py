@@ -50,11 +50,8 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
     """
     if split.shape[-1:] != gram.shape[-1:]:  # anything else would broadcast to a matrix that is not diagonal
         raise ValueError(f"a split of shape {tuple(split.shape)} does not fit a matrix with {gram.shape[-1]} columns")
-    rest = gram - torch.diag_embed(split)
-    if bool((allowed is not None) and (gram.ndim == 2 or rest.ndim == 2)):
-        rest = rest.expand(allowed.shape[0], *rest.shape[-2:])  # type: ignore[union-attr]
+    rest = _on_allowed(gram - torch.diag_embed(split), allowed)
     size = gram.shape[-1]
-    rest = _on_allowed(rest, allowed)
     diagonal = torch.diagonal(rest, dim1=-2, dim2=-1)
     if bool((diagonal < 0).any()):
         return False

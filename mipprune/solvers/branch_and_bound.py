@@ -106,13 +106,12 @@ class _Search:
         start = torch.where(problem.off, 0.0, parent.relaxed.primal)
         relaxed = relax(reduced, split, start, iterations=self.iterations, cutoff=self.target)
         point, lifted = self.root.loss.lift(relaxed.point, split, problem.on, problem.off)
-        tangent = Tangent.at(problem, point, lifted)
-        bound = tangent.bound(problem)
+        tangent, bound = Tangent.bounded(problem, point, lifted)
         if bool((problem.on | problem.off).all()):
             # One support is left. At its best point the slope of the loss keeps every entry where it is, so that the
             # tangent there proves the value of the point itself.
-            last = Tangent.at(problem, self._finished(problem), lifted)
-            tangent, bound = max((tangent, bound), (last, last.bound(problem)), key=lambda pair: pair[1])
+            last = Tangent.bounded(problem, self._finished(problem), lifted)
+            tangent, bound = max((tangent, bound), last, key=lambda pair: pair[1])
         return tangent, bound, relaxed
 
     @staticmethod
@@ -207,7 +206,7 @@ class BranchAndBound:
         work = problem.reference
         point = work.repair(work.loss.start() if start is None else exact(start))
         search = _Search(work, torch.zeros(()), work.value(point), point, budget.gap, self.iterations)
-        stop = Stop.GAP
+        stop, setup = Stop.GAP, None
         try:
             root = best_tangent(
                 work, point, splits=self.splits, iterations=self.iterations, watch=watch, target=search.target
@@ -220,7 +219,7 @@ class BranchAndBound:
             stop = self._run(search, watch)
         except KeyboardInterrupt:
             stop = Stop.USER
-        stats = watch.stats(setup_seconds=setup if search.nodes else None, nodes=len(search.nodes), device="cpu")
+        stats = watch.stats(setup_seconds=setup, nodes=len(search.nodes), device="cpu")
         tree = search.tree() if search.nodes else None
         return Solution.of(
             problem,

@@ -250,8 +250,8 @@ class Incumbent:
                 found = best_tangent(self.problem, self.point, splits=splits, iterations=30, watch=self.watch)
                 self.tangent, self.proven = found.tangent, found.bound
             else:
-                found, self.tangent = None, Tangent.at(self.problem, self.point)
-                self.proven = self.tangent.bound(self.problem)
+                found = None
+                self.tangent, self.proven = Tangent.bounded(self.problem, self.point)
         except (CertificateError, Unsupported) as error:
             _LOG.info("no tangent bound for this problem: %s", error)
             return None

@@ -212,8 +212,7 @@ def best_tangent(
         used = torch.zeros((), dtype=torch.float64) if split is None else split
         relaxed = relax(work, used.to(work.loss.start()), start, iterations=iterations, cutoff=target, watch=watch)
         calls += relaxed.iterations
-        tangent = Tangent.at(problem, relaxed.point, split)
-        bound = tangent.bound(problem)
+        tangent, bound = Tangent.bounded(problem, relaxed.point, split)
         if best is None or bound > best.bound:
             best = Bounded(tangent, bound, split, relaxed, calls)
         watch.report(value, best.bound)
