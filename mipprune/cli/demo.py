@@ -18,6 +18,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from mipprune import page
 from mipprune.cli.console import progress_bar, show_table
 from mipprune.cli.options import debug_option, parse_structure, solver_of
 from mipprune.core.solver import Budget
@@ -33,7 +34,6 @@ from mipprune.networks import (
     calibration_batches,
     embeddings,
     fidelity,
-    page,
     prunable,
 )
 from mipprune.networks import load as load_network

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mipprune import page
 from mipprune.errors import InvalidProblem
 from mipprune.io import write_atomically
-from mipprune.networks import page
 
 __all__ = ["LayerRow", "Report"]
 
@@ -282,7 +282,7 @@ class Report:
         title : str
             Heading of the page.
         before : sequence of str
-            HTML of further sections, placed before those of the layers; see `mipprune.networks.page`.
+            HTML of further sections, placed before those of the layers; see `mipprune.page`.
 
         Returns
         -------

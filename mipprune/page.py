@@ -26,7 +26,7 @@ def document(title: str, sections: Sequence[str]) -> str:
     sections : sequence of str
         HTML, as the other functions return it.
     """
-    template = files("mipprune.networks").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("mipprune").joinpath("page.html").read_text(encoding="utf-8")
     return template.replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(sections))
 
 
