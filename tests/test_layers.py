@@ -20,11 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # (upward) and never from another entry of its own line (sideways). An entry covers the module and everything inside
 # it, except the package facades, which stand for their `__init__.py` alone: what is new inside them needs a line.
 ORDER: tuple[tuple[str, ...], ...] = (
-    (
-        "mipprune.errors",
-        "mipprune.kernels",
-        "mipprune.page",
-    ),  # kernels know nothing of the package, not even its errors
+    # kernels know nothing of the package, not even its errors
+    ("mipprune.errors", "mipprune.kernels", "mipprune.page"),
     ("mipprune.core.arrays",),
     ("mipprune.core.rational",),
     ("mipprune.core.separable",),
