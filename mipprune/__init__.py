@@ -32,7 +32,7 @@ from .solvers import (
     Wanda,
     certify,
 )
-from .structures import Cardinality, Groups, NofM, PerRow, TransposableNofM
+from .structures import Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
 
 __version__ = "0.1.0"
 
@@ -72,6 +72,7 @@ __all__ = [
     "SolverFailure",
     "Sparse",
     "SparseGPT",
+    "Stable",
     "Stats",
     "Status",
     "Stop",

@@ -37,11 +37,12 @@ from mipprune import (
     check,
 )
 from mipprune.core.rational import rational, total
-from mipprune.structures import ALL
+from mipprune.structures import ALL, Stable
 from mipprune.testing import enumerate_masks
 
 SCATTERED = Groups(torch.tensor([0, 1, 0, 2, 1, 0]), 2)  # groups that are no runs
 UNEVEN = Groups(torch.tensor([0, 0, 1, 2, 2, 1, 0]), 1)
+STABLE = Stable(3, torch.tensor([4, 0, 2, 7, 1, 1, 3]), 9)
 ROWS: dict[tuple[int, ...], list[Supports]] = {
     (2, 4): [
         *(Cardinality(3), Cardinality(5), PerRow(1), PerRow(2), NofM(1, 2), NofM(2, 4), Groups(2, 1), Groups(1, 2)),
@@ -50,7 +51,7 @@ ROWS: dict[tuple[int, ...], list[Supports]] = {
     (1, 6): [Cardinality(2), Cardinality(4), NofM(1, 3), NofM(2, 3), Groups(3, 1), SCATTERED],
 }
 COLUMNS: dict[tuple[int, ...], list[Supports]] = {
-    (7,): [Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN],
+    (7,): [Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN, STABLE],
 }
 KINDS = ("random", "ill", "tiny", "huge", "scaled", "duplicated", "tied", "zeros", "float32", "offset")
 

@@ -14,10 +14,11 @@ import torch
 import mipprune.structures
 from mipprune import Cardinality, Groups, InvalidProblem, Linear, Masks, NofM, PerRow, Problem, Sparse, Supports
 from mipprune import TransposableNofM as Transposable
-from mipprune.structures import ALL
+from mipprune.structures import ALL, Stable
 from mipprune.testing import check_problem, check_structure, check_supports
 
 SCATTERED = torch.tensor([0, 2, 1, 0])
+FREQUENCIES = torch.tensor([[5, 1, 3, 0], [2, 2, 7, 1]])
 FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Cardinality(3), (2, 4)),
     (Cardinality(0), (2, 2)),
@@ -32,6 +33,9 @@ FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Groups(SCATTERED, 2), (2, 4)),
     (Groups(torch.tensor([0, 5, 5]), 1), (3, 3)),
     (Groups(1, 0), (1, 4)),
+    (Stable(3, FREQUENCIES, 9), (2, 4)),
+    (Stable(3, FREQUENCIES, 15), (2, 4)),
+    (Stable(4, torch.tensor([1, 1, 1, 1, 1, 0]), 3), (6,)),
     (Transposable(1, 2), (2, 4)),
     (Transposable(1, 3, "at_most"), (3, 3)),
     (Transposable(2, 3), (3, 3)),
@@ -49,7 +53,7 @@ def test_a_family_keeps_its_promises(supports: Supports, shape: tuple[int, ...])
     check_supports(supports, shape, trials=5)
 
 
-@pytest.mark.parametrize(("supports", "shape"), [FAMILIES[i] for i in (0, 4, 7, 9)], ids=name)
+@pytest.mark.parametrize(("supports", "shape"), [FAMILIES[i] for i in (0, 4, 7, 9, 13)], ids=name)
 def test_a_restricted_family_keeps_its_promises(supports: Supports, shape: tuple[int, ...]) -> None:
     on, off = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     on[0, 1] = off[0, 3] = True
@@ -61,6 +65,7 @@ SMALL = [
     PerRow(2),
     NofM(1, 3),
     Groups(torch.tensor([0, 1, 0]), 1),
+    Stable(3, FREQUENCIES[:, :3], 8),
     Transposable(1, 2),
     Transposable(1, 2, "at_most"),
 ]
