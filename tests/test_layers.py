@@ -33,7 +33,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.core.solution",),
     ("mipprune.core.solver",),
     ("mipprune.core",),
-    ("mipprune.losses", "mipprune.structures"),
+    ("mipprune.losses", "mipprune.structures", "mipprune.rules"),
     ("mipprune.formulations", "mipprune.solvers"),
     ("mipprune.solve",),
     ("mipprune.io",),
