@@ -32,13 +32,14 @@ from .solvers import (
     Wanda,
     certify,
 )
-from .structures import Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
+from .structures import Antichain, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ADMM",
     "OBC",
+    "Antichain",
     "Argmin",
     "BranchAndBound",
     "Budget",
