@@ -13,6 +13,7 @@ from .core.problem import Problem
 from .core.separable import Separable
 from .core.solution import Checked, Proof, Solution, Stats, Status, Stop, check
 from .core.solver import Budget, Solver
+from .core.sparse_tree import SparseTree
 from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
@@ -32,7 +33,7 @@ from .solvers import (
     Wanda,
     certify,
 )
-from .structures import Antichain, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
+from .structures import Antichain, AnySupport, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "OBC",
     "Antichain",
     "Argmin",
+    "AnySupport",
     "BranchAndBound",
     "Budget",
     "Cardinality",
@@ -76,6 +78,7 @@ __all__ = [
     "Stable",
     "Stats",
     "Status",
+    "SparseTree",
     "Stop",
     "Structure",
     "Supports",

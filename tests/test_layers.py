@@ -29,7 +29,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.core.adapters",),
     ("mipprune.core.canonical",),  # knows cvxpy problems, not ours
     ("mipprune.core.problem",),
-    ("mipprune.core.certificate",),
+    ("mipprune.core.replay",),
+    ("mipprune.core.certificate", "mipprune.core.sparse_walk"),
+    ("mipprune.core.sparse_tree",),
     ("mipprune.core.solution",),
     ("mipprune.core.solver",),
     ("mipprune.core",),

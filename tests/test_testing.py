@@ -229,8 +229,8 @@ class FreeOfCharge(mp.Sparse):
     def gain(self, model: Separable) -> Tensor:
         return super().gain(model)
 
-    def _gain_bound(self, model: Separable) -> Tensor:
-        return super()._gain_bound(model) - 0.5
+    def gain_bound(self, model: Separable) -> Tensor:
+        return super().gain_bound(model) - 0.5
 
 
 class Unboxed(mp.Sparse):

@@ -20,7 +20,7 @@ from .structure import Argmin, Structure, Supports, Witness
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Masks", "Sparse"]
+__all__ = ["Masks", "Sparse", "exact_decrease"]
 
 
 def _checked_strength(strength: str) -> str:
@@ -51,8 +51,8 @@ def _round_up(value: Fraction) -> float:
     return nearest if nearest >= value else math.nextafter(nearest, math.inf)
 
 
-def _exact_decrease(slope: Fraction, curvature: Fraction, lower: float, upper: float) -> Fraction | None:
-    """Best decrease of ``slope t + curvature t^2/2`` over ``lower <= t <= upper``; ``None`` when it is unbounded."""
+def exact_decrease(slope: Fraction, curvature: Fraction, lower: float, upper: float) -> Fraction | None:
+    """Return the best decrease of ``slope t + curvature t^2/2`` over ``lower <= t <= upper``; ``None`` if unbounded."""
     if curvature == 0 and slope == 0:
         return Fraction(0)
     if curvature == 0:
@@ -136,8 +136,8 @@ class Sparse(Structure):
         curvature = model.curvature.expand(model.linear.shape)
         return self._best(model.linear, curvature)[1] - self._price(model.linear)
 
-    def _gain_bound(self, model: Separable) -> Tensor:
-        """Gains rounded up: they bound the true gain for every linear term within ``linear_error``."""
+    def gain_bound(self, model: Separable) -> Tensor:
+        """Return gains rounded up: they bound the true gain for every linear term within ``linear_error``."""
         curvature = model.curvature.expand(model.linear.shape)
         shifts = (0.0,) if model.linear_error is None else (model.linear_error, -model.linear_error)
         bounds = []
@@ -159,7 +159,7 @@ class Sparse(Structure):
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
         """See :meth:`Structure.argmin_bound`."""
-        return _difference_below(model.constant, self.supports.select_bound(self._gain_bound(model), witness))
+        return _difference_below(model.constant, self.supports.select_bound(self.gain_bound(model), witness))
 
     def relaxed_step(self, center: Tensor, split: Tensor, metric: Tensor) -> tuple[Tensor, Tensor] | None:
         """See :meth:`Structure.relaxed_step`; with a box or a price that varies there is no closed form."""
@@ -182,7 +182,7 @@ class Sparse(Structure):
         lower, upper = self._limits(zero) or (zero - math.inf, zero + math.inf)
         gains = torch.zeros(shape, dtype=torch.float64)
         for index in np.ndindex(shape):
-            decrease = _exact_decrease(model.linear[index], curvature[index], float(lower[index]), float(upper[index]))
+            decrease = exact_decrease(model.linear[index], curvature[index], float(lower[index]), float(upper[index]))
             gains[index] = math.inf if decrease is None else _round_up(decrease - prices[index])
         bound = self.supports.select_bound(gains, witness)
         if not math.isfinite(bound):

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ..errors import Unsupported
+from ..errors import CertificateError, Unsupported
+from .dual import Dual
 from .separable import Separable
 
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Loss", "open_entries"]
+__all__ = ["Cells", "Loss", "Models", "open_entries"]
+
+
+class Cells(NamedTuple):
+    """Parts of the search space, the nodes of a tree, B of them; what a loss may use in its minorants there."""
+
+    on: Tensor
+    """bool (B, size): entries that are kept"""
+    off: Tensor
+    """bool (B, size): entries that are zero"""
+    splits: Tensor | None = None
+    """(B, split_size): the split of each node's tangent, proven already; ``None`` means the loss's own curvature"""
+    limits: Tensor | None = None
+    """(B, m): proven upper bounds of quantities of the loss at each node, see :meth:`Loss.limits`"""
+
+
+class Models(NamedTuple):
+    """Separable models, one for each node: ``constant + <linear, w> + 1/2 <curvature, w^2> <= F(w)`` in its cell."""
+
+    constant: Tensor
+    """(B,), rounding allowance subtracted"""
+    linear: Tensor
+    """(B, size)"""
+    curvature: Tensor
+    """broadcastable to (B, size), >= 0"""
+    error: Tensor
+    """broadcastable to (B, size): bound on the rounding error of ``linear``"""
+    extra: Tensor | None = None
+    """whatever :meth:`Loss.limit_gain` needs, one row for each node"""
 
 
 def open_entries(v: Tensor, allowed: Tensor | None) -> Tensor | None:
@@ -115,6 +145,14 @@ class Loss(ABC):
         """
         return None
 
+    def dual(self, split: Tensor) -> Dual | None:
+        """Return the view of the loss from few dual variables, where its remainder depends on few measurements of w.
+
+        The bound is then maximised over those variables (a bundle method); ``None``, the default, leaves it to methods
+        that work on w.
+        """
+        return None
+
     def best_split(self, weights: Tensor | None = None) -> Tensor | None:
         """Return a good valid split; with ``weights`` one that (nearly) maximises ``<weights, split>``.
 
@@ -150,6 +188,64 @@ class Loss(ABC):
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """Return :meth:`minorant` in exact arithmetic, with the split verified exactly."""
         raise Unsupported(f"{type(self).__name__} has no rational evaluation; use check(..., exact=False)")
+
+    @property
+    def split_size(self) -> int:
+        """Length of the row that describes a split in a :class:`Cells`; the number of entries unless a loss differs."""
+        return math.prod(self.shape)
+
+    def own_split(self) -> Tensor | None:
+        """Return the split that needs no proof (a ridge), of the shape of ``w``; ``None`` when there is none."""
+        return None
+
+    def tangents(self, points: Tensor, cells: Cells) -> Models:
+        """Return :meth:`minorant` at many points at once, entries flattened.
+
+        Parameters
+        ----------
+        points : float64 Tensor, shape (B, size)
+            Each vanishes where its cell is off.
+        cells : Cells
+            Splits in it were proven by :meth:`proves_split` on a cell that contains the one here.
+        """
+        constants, linears, curvatures, errors = [], [], [], []
+        for row, point in enumerate(points):
+            split = self.own_split() if cells.splits is None else cells.splits[row].reshape(self.shape)
+            model = self.minorant(point.reshape(self.shape), split, ~cells.off[row].reshape(self.shape))
+            error = torch.zeros_like(model.linear) if model.linear_error is None else model.linear_error
+            constants.append(model.constant)
+            linears.append(model.linear.reshape(-1))
+            curvatures.append(model.curvature.expand(self.shape).reshape(-1))
+            errors.append(error.expand(self.shape).reshape(-1))
+        if not constants:
+            empty = torch.zeros((0, math.prod(self.shape)), dtype=torch.float64)
+            return Models(torch.zeros(0, dtype=torch.float64), empty, empty, empty)
+        constant = torch.tensor(constants, dtype=torch.float64)
+        return Models(constant, torch.stack(linears), torch.stack(curvatures), torch.stack(errors))
+
+    def proves_split(self, split: Tensor, allowed: Tensor) -> bool:
+        """Tell whether a flat split is proven valid for points that vanish outside the flat mask ``allowed``."""
+        try:
+            zero = torch.zeros(self.shape, dtype=torch.float64)
+            self.minorant(zero, split.reshape(self.shape), allowed.reshape(self.shape))
+        except CertificateError:
+            return False
+        return True
+
+    def narrow(self, entries: Tensor) -> Loss | None:
+        """Return the loss as a function of some entries (flat int64, ascending), the others being zero.
+
+        ``None`` (the default) when that saves nothing.
+        """
+        return None
+
+    def limits(self) -> Tensor | None:
+        """Return upper bounds (m,) of quantities of the minimiser that a tree can tighten on its way down, if any."""
+        return None
+
+    def limit_gain(self, models: Models, limits: Tensor) -> Tensor:
+        """Return (B, m) lower bounds of what each model gains where its i-th quantity is above ``limits[:, i]``."""
+        raise Unsupported(f"{type(self).__name__} has no quantities that a tree could limit")
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the same loss with its tensors moved or converted."""

@@ -101,6 +101,13 @@ class Supports(ABC):
         """Return a function like :meth:`keep` for a run of similar gains, which may start each call from the last."""
         return self.keep
 
+    def largest_count(self, size: int) -> int | None:
+        """Return k when the family is all masks of ``size`` entries with at most k kept, else ``None``.
+
+        Trees and verifiers then need no further call of the family.
+        """
+        return None
+
     def window(self) -> int | None:
         """Return after how many inputs the choice starts anew, or ``None`` when all inputs are coupled.
 

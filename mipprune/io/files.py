@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.certificate import Certificate, Tangent, Tree
 from ..core.problem import Problem
 from ..core.solution import Checked, Solution, check
+from ..core.sparse_tree import SparseTree
 from ..errors import CertificateError, InvalidProblem, Unsupported
 from .encoding import TensorStore, canonical, decode, encode, encode_fields, sha256, tensor_digest
 
@@ -227,7 +228,7 @@ def compact(problem: Problem, solution: Solution, *, dtype: torch.dtype = torch.
         problem,
         solution.point,
         stop=solution.stop,
-        certificate=_rounded(solution.certificate, dtype),
+        certificate=_rounded(problem, solution.certificate, dtype),
         claim=solution.claim,
         tolerance=solution.tolerance,
         stats=solution.stats,
@@ -235,12 +236,14 @@ def compact(problem: Problem, solution: Solution, *, dtype: torch.dtype = torch.
     )
 
 
-def _rounded(certificate: Certificate, dtype: torch.dtype) -> Certificate:
+def _rounded(problem: Problem, certificate: Certificate, dtype: torch.dtype) -> Certificate:
     if isinstance(certificate, Tree):
         leaves = [replace(leaf, point=leaf.point.cpu().to(dtype)) for leaf in certificate.leaves]
         return replace(certificate, leaves=tuple(leaves))
     if isinstance(certificate, Tangent):
         return replace(certificate, point=certificate.point.cpu().to(dtype))
+    if isinstance(certificate, SparseTree):
+        return replace(certificate, point_value=certificate.point_value.to(dtype).double()).sealed(problem)[0]
     return certificate
 
 

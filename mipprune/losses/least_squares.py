@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import accurate_sum, as_tensor, exact, gamma
-from ..core.loss import Loss, open_entries
+from ..core.loss import Cells, Loss, Models, open_entries
 from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
@@ -226,6 +226,63 @@ class LeastSquares(Loss):
         error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
         constant -= 1.01 * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
+
+    def own_split(self) -> Tensor:
+        """See :meth:`Loss.own_split`: the ridge."""
+        return self._penalty.double()
+
+    def proves_split(self, split: Tensor, allowed: Tensor) -> bool:
+        """See :meth:`Loss.proves_split`: X'X of the allowed columns alone, as long as there are not too many."""
+        inside = allowed.nonzero().ravel()
+        split, ridge = split.double()[inside], self._penalty.double()[inside]
+        if not bool((split > ridge).any()):
+            return True
+        n, count = self.design.shape[0], len(inside)
+        if count > _DENSE:
+            return False
+        design = self.design.double()[:, inside]
+        gram = design.mT @ design
+        gram = gram + torch.diag(ridge - gamma(n + 4) * count * (gram.diagonal() + ridge))
+        return diagonal_split.is_valid(gram, split)
+
+    def narrow(self, entries: Tensor) -> LeastSquares:
+        """See :meth:`Loss.narrow`."""
+        return LeastSquares(self.design[:, entries], self.response, self._penalty[entries])
+
+    @cached_property
+    def _column_norms(self) -> Tensor:
+        """Norms of the columns, rounded up."""
+        norms: Tensor = self.design.double().square().sum(dim=0).sqrt()
+        return norms * (1 + gamma(self.design.shape[0] + 8))
+
+    def tangents(self, points: Tensor, cells: Cells) -> Models:
+        """See :meth:`Loss.tangents`: one product with X and one with X'; the rounding is bounded by norms."""
+        n = self.design.shape[0]
+        design, response = self.design.double(), self.response.double()
+        used = (points != 0).any(dim=0).nonzero().ravel()
+        fitted = points[:, used] @ design[:, used].mT
+        residual = response - fitted
+        linear = -(residual @ design)
+        size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8))
+        base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
+        slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
+        constant = base - 0.5 * square
+        error = gamma(n + 4) * size.unsqueeze(1) * self._column_norms
+        curvature = self._penalty.double().unsqueeze(0)
+        if cells.splits is not None:
+            # The tangent is taken at the point itself, so that the rounding of X v counts; see :meth:`minorant`.
+            curvature = cells.splits
+            extra = curvature - self._penalty.double()
+            bend = extra * points * points
+            fit = gamma(len(used) + 4) * (points[:, used].abs() @ self._column_norms[used] + response.norm()) * 1.01
+            fitted_size = fitted.norm(dim=1) * (1 + gamma(n + 8)) + fit
+            constant = constant + 0.5 * bend.sum(dim=1)
+            slack = slack + gamma(points.shape[1] + 6) * bend.abs().sum(dim=1) + 2 * fitted_size * fit
+            linear = linear - extra * points
+            error = error + fit.unsqueeze(1) * self._column_norms + gamma(4) * (extra * points).abs()
+        error = 1.01 * (error + gamma(4) * (linear.abs() + self._penalty.double() * points.abs()))
+        constant = constant - 1.01 * slack - gamma(4) * constant.abs()
+        return Models(constant, linear, curvature, error)
 
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """See :meth:`Loss.rational_minorant`; with the ridge alone the float64 residual serves as dual vector."""

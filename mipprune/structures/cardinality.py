@@ -41,6 +41,10 @@ class Cardinality(PartitionBudget):
         """See :class:`PartitionBudget`."""
         return self.count
 
+    def largest_count(self, size: int) -> int | None:
+        """See :meth:`Supports.largest_count`."""
+        return min(self.count, size) if self.on is None and self.off is None else None
+
     def block_size(self, shape: tuple[int, ...]) -> int:
         """See :class:`PartitionBudget`: everything is one block."""
         return max(math.prod(shape), 1)

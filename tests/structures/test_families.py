@@ -14,7 +14,7 @@ import torch
 import mipprune.structures
 from mipprune import Cardinality, Groups, InvalidProblem, Linear, Masks, NofM, PerRow, Problem, Sparse, Supports
 from mipprune import TransposableNofM as Transposable
-from mipprune.structures import ALL, Stable
+from mipprune.structures import ALL, AnySupport, Stable
 from mipprune.testing import check_problem, check_structure, check_supports
 
 SCATTERED = torch.tensor([0, 2, 1, 0])
@@ -40,6 +40,8 @@ FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Transposable(1, 3, "at_most"), (3, 3)),
     (Transposable(2, 3), (3, 3)),
     (Transposable(1, 2), (3, 3)),
+    (AnySupport(), (2, 3)),
+    (AnySupport(), (5,)),
 ]
 
 
