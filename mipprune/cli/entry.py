@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from mipprune.cli.bench import bench
 from mipprune.cli.check import check
 from mipprune.cli.demo import demo
 from mipprune.cli.info import info, package_version
@@ -28,7 +29,7 @@ def cli() -> None:
     """Prune networks with structured optimisation, and re-check the bounds that come with the result."""
 
 
-for _command in (demo, prune, check, info):
+for _command in (demo, prune, check, bench, info):
     cli.add_command(_command)
 
 

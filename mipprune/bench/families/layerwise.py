@@ -1,0 +1,88 @@
+"""Layer-wise pruning: synthetic layers with correlated, heavy-tailed inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import solvers
+from ...core.problem import Problem
+from ...core.solver import Solver
+from ...core.structure import Supports
+from ...formulations import layerwise
+from ...structures import Cardinality, NofM
+from .family import Family
+
+__all__ = ["LAYERWISE", "correlated_layer"]
+
+
+def correlated_layer(inputs: int, outputs: int, tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (outputs, inputs) and the Gram matrix (inputs, inputs) of a layer with a spectrum like real ones.
+
+    Parameters
+    ----------
+    inputs, outputs, tokens : int
+    seed : int
+        Of numpy's ``default_rng``; the order of the draws is part of the definition.
+
+    Notes
+    -----
+    The inputs have ``inputs // 8`` common factors of decaying strength, unit noise, log-normal scales, and one input in
+    a hundred that is ten times as large; the weights follow Student's t with 5 degrees of freedom. Inputs are rounded
+    to multiples of 1/256 and weights to multiples of 2^-16, so that the Gram matrix is exact in float64 and the same
+    on every machine.
+    """
+    rng = np.random.default_rng(seed)
+    scale = np.exp(0.5 * rng.standard_normal(inputs))
+    scale[rng.choice(inputs, max(1, inputs // 100), replace=False)] *= 10.0
+    rank = max(1, inputs // 8)
+    loadings = rng.standard_normal((inputs, rank)) / np.sqrt(rank)
+    order = np.arange(1, rank + 1)
+    strengths = 2.0 * np.sqrt(rank) * order**-0.5 / np.sqrt((1.0 / order).sum())
+    factors = rng.standard_normal((tokens, rank)) * strengths
+    x = (factors @ loadings.T + rng.standard_normal((tokens, inputs))) * scale
+    weight = rng.standard_t(5, (outputs, inputs)) / np.sqrt(inputs)
+    data = torch.from_numpy(np.round(x * 256.0) / 256.0)
+    return torch.from_numpy(np.round(weight * 65536.0) / 65536.0), data.T @ data
+
+
+def _structure(text: str, inputs: int, outputs: int) -> Supports:
+    n, colon, m = text.partition(":")
+    return NofM(int(n), int(m)) if colon else Cardinality(round(float(text) * inputs * outputs))
+
+
+def _build(*, inputs: int, outputs: int, structure: str, seed: int, damping: float = 0.01) -> Problem:
+    weight, gram = correlated_layer(inputs, outputs, 2 * inputs, seed)
+    return layerwise(weight, gram, _structure(structure, inputs, outputs), damping=damping)
+
+
+def _grid(sizes: tuple[tuple[int, int], ...], structures: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple({"inputs": i, "outputs": o, "structure": s} for i, o in sizes for s in structures)
+
+
+_SOLVERS: dict[str, Callable[[], Solver]] = {
+    "tree": solvers.BranchAndBound,
+    "admm": solvers.ADMM,
+    "local-search": solvers.LocalSearch,
+    "sparsegpt": solvers.SparseGPT,
+    "wanda": solvers.Wanda,
+    "magnitude": solvers.Magnitude,
+    "scip": solvers.Scip,
+    "highs": solvers.Highs,
+}
+
+LAYERWISE = Family(
+    name="layerwise",
+    title="Layer-wise pruning",
+    build=_build,
+    suites={
+        "quick": _grid(((16, 1), (24, 2)), ("0.5", "2:4")),
+        "full": _grid(((16, 1), (24, 1), (32, 2), (64, 64), (256, 128)), ("0.5", "0.3", "2:4")),
+    },
+    tiny={"inputs": 8, "outputs": 1, "structure": "2:4"},
+    solvers=_SOLVERS,
+    size="inputs",
+)
