@@ -17,12 +17,13 @@ from .core.sparse_tree import SparseTree
 from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
-from .losses import LeastSquares, Linear, Quadratic
+from .losses import LeastSquares, Linear, LowRank, Quadratic
 from .solve import choose, solve
 from .solvers import (
     ADMM,
     OBC,
     BranchAndBound,
+    DualBundle,
     Highs,
     LocalSearch,
     Magnitude,
@@ -50,6 +51,7 @@ __all__ = [
     "CertificateError",
     "Checked",
     "Claim",
+    "DualBundle",
     "Groups",
     "Highs",
     "InvalidProblem",
@@ -57,6 +59,7 @@ __all__ = [
     "Linear",
     "LocalSearch",
     "Loss",
+    "LowRank",
     "Magnitude",
     "Masks",
     "MippruneError",

@@ -14,6 +14,7 @@ from .losses.linear import Linear
 from .losses.quadratic import Quadratic
 from .solvers.admm import ADMM
 from .solvers.branch_and_bound import BranchAndBound
+from .solvers.dual_bundle import DualBundle
 from .solvers.oracle import Oracle
 from .solvers.projected_gradient import ProjectedGradient
 from .solvers.relaxation import certify
@@ -28,15 +29,18 @@ def choose(problem: Problem) -> Solver:
 
     1. A linear loss: one oracle call, which is exact.
     2. At most 128 entries: branch and bound, which proves the optimum.
-    3. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
-    4. Anything else with a majorant: projected gradient.
+    3. A loss that few dual variables decide (low-rank gradients): the bundle method, bound and point together.
+    4. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
+    5. Anything else with a majorant: projected gradient.
 
-    For 3 and 4 the answer of ``solve`` is certified afterwards.
+    For 4 and 5 the answer of ``solve`` is certified afterwards.
     """
     if isinstance(problem.loss, Linear):
         return Oracle()
     if problem.size <= _TREE:
         return BranchAndBound()
+    if DualBundle().rejects(problem) is None:
+        return DualBundle()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
     return ProjectedGradient()

@@ -25,6 +25,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.core.arrays",),
     ("mipprune.core.rational",),
     ("mipprune.core.separable",),
+    ("mipprune.core.dual",),
     ("mipprune.core.loss", "mipprune.core.structure"),
     ("mipprune.core.adapters",),
     ("mipprune.core.canonical",),  # knows cvxpy problems, not ours

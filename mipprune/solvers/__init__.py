@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .admm import ADMM
 from .branch_and_bound import BranchAndBound
+from .dual_bundle import DualBundle
 from .highs import Highs
 from .local_search import LocalSearch
 from .mask_baselines import (
@@ -28,6 +29,7 @@ __all__ = [
     "OBC",
     "BiNMMask",
     "BranchAndBound",
+    "DualBundle",
     "EntropicMask",
     "GreedyMask",
     "Highs",
@@ -52,6 +54,7 @@ ALL = (
     OBC,
     BiNMMask,
     BranchAndBound,
+    DualBundle,
     EntropicMask,
     GreedyMask,
     Highs,

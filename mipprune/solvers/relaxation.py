@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..core.arrays import as_tensor, working_dtype
 from ..core.certificate import Tangent
+from ..core.dual import Dual
 from ..core.problem import Problem
 from ..core.separable import Separable
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch
 from ..errors import InvalidProblem
+from .bundle import maximise_dual, view
 
 __all__ = ["Bounded", "Relaxed", "best_tangent", "certify", "relax"]
 
@@ -96,9 +98,13 @@ def relax(
     other takes the structure's proximal step. The smooth side's iterates are good points of tangency after 10 to 20
     iterations
     whatever the condition number; accelerated proximal gradient needs several hundred. Where loss or structure lack
-    their part, the Frank-Wolfe method with exact line search needs the oracle alone.
+    their part, the Frank-Wolfe method with exact line search needs the oracle alone. A loss that few dual
+    variables decide is left to the bundle method of :mod:`mipprune.solvers.bundle`.
     """
     begin = start.primal if isinstance(start, Relaxed) else start
+    few = view(problem, split)
+    if few is not None:
+        return _from_dual(problem, few, begin, iterations, cutoff, watch)
     resolvent = problem.loss.resolvent(split, strength)
     split = split.expand(problem.shape)
     step = None if resolvent is None else problem.structure.relaxed_step(begin, split, resolvent[0])
@@ -123,6 +129,18 @@ def relax(
                 break
     ratio = torch.where(z > 0, x / z.clamp_min(torch.finfo(z.dtype).tiny), 0.0)
     return Relaxed(best_point, best, x, z, ratio.square() * z * (1.0 - z), done, dual)
+
+
+def _from_dual(
+    problem: Problem, dual: Dual, start: Tensor, iterations: int, cutoff: float, watch: Watch | None
+) -> Relaxed:
+    """The bundle method, its dual vector as a point of tangency."""
+    bundle = maximise_dual(problem, dual, start, iterations=iterations, cutoff=cutoff, watch=watch)
+    assert bundle.point is not None
+    point, model = dual.point(bundle.point), dual.model(bundle.point)
+    z = torch.zeros_like(point) if bundle.shares is None else bundle.shares.to(point)
+    ratio = -model.linear / model.curvature
+    return Relaxed(point, bundle.bound, ratio * z, z, ratio.square() * z * (1.0 - z), bundle.iterations)
 
 
 def _conditional_gradient(

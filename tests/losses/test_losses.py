@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import mipprune.losses
-from mipprune import CertificateError, InvalidProblem, LeastSquares, Linear, Loss, Quadratic
+from mipprune import CertificateError, InvalidProblem, LeastSquares, Linear, Loss, LowRank, Quadratic
 from mipprune.core.loss import open_entries
 from mipprune.losses import ALL
 from mipprune.testing import check_loss
@@ -48,6 +48,14 @@ LOSSES: dict[str, Any] = {
     "least squares, ridges": lambda: LeastSquares(INPUTS, RESPONSE, RIDGES),
     "least squares, wide": lambda: LeastSquares(INPUTS[:4].T[:3].repeat(1, 3), RESPONSE[:3], 0.5),
     "least squares, float32": lambda: LeastSquares(INPUTS.float(), RESPONSE.float(), 0.5),
+    "low rank": lambda: LowRank(INPUTS[:3], CENTER[0], 0.7),
+    "low rank, first-order term": lambda: LowRank(INPUTS[:3], CENTER[0], 0.7, RIDGES),
+    "low rank, more gradients than weights": lambda: LowRank(INPUTS, CENTER[1], 2.0, -RIDGES),
+    "low rank, float32": lambda: LowRank(INPUTS[:2].float(), CENTER[0].float(), 0.3, RIDGES.float()),
+    "low rank, units": lambda: LowRank(INPUTS[:3] * UNITS, CENTER[0] / UNITS, 1e-3),
+    "low rank, dependent gradients": lambda: LowRank(INPUTS[:2].repeat(3, 2), CENTER.ravel(), 1.0),
+    "low rank, no gradients to speak of": lambda: LowRank(torch.zeros(2, 5), CENTER[0], 1e-8),
+    "low rank, one weight": lambda: LowRank([[2.0]], [3.0], 1.0),
     "linear": lambda: Linear(CENTER, 1.5),
     "linear, vector": lambda: Linear(RESPONSE),
 }
