@@ -34,7 +34,7 @@ from .solvers import (
     Wanda,
     certify,
 )
-from .structures import Antichain, AnySupport, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
+from .structures import Antichain, AnySupport, Budgets, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "AnySupport",
     "BranchAndBound",
     "Budget",
+    "Budgets",
     "Cardinality",
     "Certificate",
     "CertificateError",

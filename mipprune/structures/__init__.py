@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .antichain import Antichain
 from .any_support import AnySupport
+from .budgets import Budgets
 from .cardinality import Cardinality, PerRow
 from .groups import Groups
 from .n_of_m import NofM
 from .stable import Stable
 from .transposable import TransposableNofM
 
-__all__ = ["Antichain", "AnySupport", "Cardinality", "Groups", "NofM", "PerRow", "Stable", "TransposableNofM"]
+__all__ = ["Antichain", "AnySupport", "Budgets", "Cardinality", "Groups", "NofM", "PerRow", "Stable", "TransposableNofM"]
 
-ALL = (Antichain, AnySupport, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM)
+ALL = (Antichain, AnySupport, Budgets, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM)
 """Every family of the package, so that tests run over all of them."""

@@ -14,6 +14,7 @@ import torch
 import mipprune.structures
 from mipprune import Cardinality, Groups, InvalidProblem, Linear, Masks, NofM, PerRow, Problem, Sparse, Supports
 from mipprune import TransposableNofM as Transposable
+from mipprune import Budgets
 from mipprune.structures import ALL, AnySupport, Stable
 from mipprune.testing import check_problem, check_structure, check_supports
 
@@ -41,6 +42,10 @@ FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Transposable(2, 3), (3, 3)),
     (Transposable(1, 2), (3, 3)),
     (AnySupport(), (2, 3)),
+    (Budgets([3, 3], [[1, 1], [10, 1]], [3, 12]), (2, 3)),
+    (Budgets([4, 3, 4], [[1, 1, 1], [10, 1, 3]], [6, 33], lower=[1, 0, 1], upper=[2, 2, 3]), (11,)),
+    (Budgets([4, 2, 4], [0.1, 0.2, 0.3], 0.9), (10,)),
+    (Budgets([3, 4, 3], [[1, 1, 1], [10, 1, 3], [0, 5, 2]], [7, 33, 20]), (10,)),
     (AnySupport(), (5,)),
 ]
 
