@@ -3,7 +3,8 @@
 #   make demo     prune a real network, certify the result and print the table
 #   make test     the whole test suite
 #   make lint     ruff and mypy --strict
-#   make bench    the benchmark families
+#   make bench    the recorded benchmarks, in small
+#   make bench-quick  all families by all solvers for a few minutes, with a report
 #
 # Variables: PYTHON (interpreter that creates .venv), PIP_FLAGS (added to every pip install, for instance
 # PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a torch without accelerator libraries),
@@ -31,14 +32,15 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_N
 # The networks are read from installed packages and local files; nothing is looked up on a hub.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: help demo test lint format bench env-demo env-test env-dev env-bench clean distclean
+.PHONY: help demo test lint format bench bench-quick env-demo env-test env-dev env-bench clean distclean
 
 help:
 	@echo "make demo       prune a real network and certify the result (installs what it needs)"
 	@echo "make test       run the test suite with $(WORKERS) processes"
 	@echo "make lint       ruff check, ruff format --check, mypy --strict"
 	@echo "make format     let ruff rewrite the sources"
-	@echo "make bench      run the benchmark families"
+	@echo "make bench      run the recorded benchmarks in small"
+	@echo "make bench-quick  compare all solvers on small instances of all families, and draw the report"
 	@echo "make clean      remove caches and build products; make distclean also removes $(VENV)"
 
 demo: env-demo
@@ -58,6 +60,12 @@ format: env-dev
 
 bench: env-bench
 	$(OFFLINE) $(BIN)/python -m benchmarks.run_all $(BENCH_FLAGS)
+
+# Records go to BENCH_OUT; two of them are compared by `mipprune bench compare OLD NEW`.
+BENCH_OUT ?= bench-results
+bench-quick: env-bench
+	$(OFFLINE) $(BIN)/mipprune bench run quick --seconds 10 --out $(BENCH_OUT) $(BENCH_FLAGS)
+	@echo "Open $(BENCH_OUT)/report.html in a browser."
 
 # ---------------------------------------------------------------------------------------------- environments
 
