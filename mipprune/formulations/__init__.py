@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .layerwise import layerwise
 from .masks import transposable_mask
+from .network import network_pruning
 
-__all__ = ["layerwise", "transposable_mask"]
+__all__ = ["layerwise", "network_pruning", "transposable_mask"]

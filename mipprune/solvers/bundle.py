@@ -17,7 +17,8 @@ from ..kernels.pieces import maximise_least
 __all__ = ["Bundle", "maximise_dual", "view"]
 
 _PIECES = 32  # kept in the bundle; beyond it, those that matter least are merged
-_FLAT = 1e-9  # the search ends when the pieces leave less than this to gain, relatively
+_FLAT = 1e-9  # the search ends when the pieces leave less than this to gain, relative to the bound
+_IDLE = 1e-3  # or less than this, relative to the distance from the bound to the best value
 
 
 @dataclass(eq=False)
@@ -115,7 +116,8 @@ def maximise_dual(
                 bundle.mixture,
             )
             bundle.mixture, bundle.ceiling = peak.shares, min(bundle.ceiling, peak.value)
-            if bundle.ceiling - bundle.bound <= _FLAT * abs(bundle.ceiling):
+            left = bundle.ceiling - bundle.bound
+            if left <= max(_FLAT * abs(bundle.ceiling), _IDLE * (bundle.value - bundle.bound)):
                 break
             target = peak.point if bundle.point is None else 0.5 * (bundle.point + peak.point)
         model = dual.model(target)
