@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .admm import ADMM
 from .branch_and_bound import BranchAndBound
+from .chain import FrontierPoint, frontier, frontier_upwards
+from .cutting_planes import CuttingPlanes
 from .dual_bundle import DualBundle
 from .highs import Highs
 from .local_search import LocalSearch
@@ -29,8 +31,10 @@ __all__ = [
     "OBC",
     "BiNMMask",
     "BranchAndBound",
+    "CuttingPlanes",
     "DualBundle",
     "EntropicMask",
+    "FrontierPoint",
     "GreedyMask",
     "Highs",
     "LocalSearch",
@@ -46,6 +50,8 @@ __all__ = [
     "TwoApproximationMask",
     "Wanda",
     "certify",
+    "frontier",
+    "frontier_upwards",
     "search_permutation",
 ]
 
@@ -54,6 +60,7 @@ ALL = (
     OBC,
     BiNMMask,
     BranchAndBound,
+    CuttingPlanes,
     DualBundle,
     EntropicMask,
     GreedyMask,
