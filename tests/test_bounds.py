@@ -38,10 +38,12 @@ from mipprune import (
 )
 from mipprune.core.rational import rational, total
 from mipprune.structures import ALL, Stable
+from mipprune.structures.multiple_choice import MultipleChoice
 from mipprune.testing import enumerate_masks
 
 SCATTERED = Groups(torch.tensor([0, 1, 0, 2, 1, 0]), 2)  # groups that are no runs
 UNEVEN = Groups(torch.tensor([0, 0, 1, 2, 2, 1, 0]), 1)
+CHOICE = MultipleChoice([[1.0, 2.0, 0.0], [3.0, 0.5], [1.0, 2.0]], 4.0)
 STABLE = Stable(3, torch.tensor([4, 0, 2, 7, 1, 1, 3]), 9)
 ROWS: dict[tuple[int, ...], list[Supports]] = {
     (2, 4): [
@@ -51,7 +53,7 @@ ROWS: dict[tuple[int, ...], list[Supports]] = {
     (1, 6): [Cardinality(2), Cardinality(4), NofM(1, 3), NofM(2, 3), Groups(3, 1), SCATTERED],
 }
 COLUMNS: dict[tuple[int, ...], list[Supports]] = {
-    (7,): [Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN, STABLE],
+    (7,): [CHOICE, Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN, STABLE],
 }
 KINDS = ("random", "ill", "tiny", "huge", "scaled", "duplicated", "tied", "zeros", "float32", "offset")
 

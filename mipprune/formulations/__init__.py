@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .allocation import allocation
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
 
-__all__ = ["layerwise", "network_pruning", "transposable_mask"]
+__all__ = ["allocation", "layerwise", "network_pruning", "transposable_mask"]

@@ -25,6 +25,7 @@ from .permutation import Permutation, search_permutation
 from .projected_gradient import ProjectedGradient
 from .relaxation import certify
 from .scip import Scip
+from .spdy import SpdyDP
 
 __all__ = [
     "ADMM",
@@ -46,6 +47,7 @@ __all__ = [
     "RandomMask",
     "Scip",
     "SparseGPT",
+    "SpdyDP",
     "SweepMask",
     "TwoApproximationMask",
     "Wanda",
@@ -73,6 +75,7 @@ ALL = (
     RandomMask,
     Scip,
     SparseGPT,
+    SpdyDP,
     SweepMask,
     TwoApproximationMask,
     Wanda,

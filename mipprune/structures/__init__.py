@@ -7,11 +7,23 @@ from .any_support import AnySupport
 from .budgets import Budgets
 from .cardinality import Cardinality, PerRow
 from .groups import Groups
+from .multiple_choice import MultipleChoice
 from .n_of_m import NofM
 from .stable import Stable
 from .transposable import TransposableNofM
 
-__all__ = ["Antichain", "AnySupport", "Budgets", "Cardinality", "Groups", "NofM", "PerRow", "Stable", "TransposableNofM"]
+__all__ = [
+    "Antichain",
+    "AnySupport",
+    "Budgets",
+    "Cardinality",
+    "Groups",
+    "MultipleChoice",
+    "NofM",
+    "PerRow",
+    "Stable",
+    "TransposableNofM",
+]
 
-ALL = (Antichain, AnySupport, Budgets, Cardinality, Groups, NofM, PerRow, Stable, TransposableNofM)
+ALL = (Antichain, AnySupport, Budgets, Cardinality, Groups, MultipleChoice, NofM, PerRow, Stable, TransposableNofM)
 """Every family of the package, so that tests run over all of them."""

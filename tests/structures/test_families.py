@@ -16,10 +16,12 @@ from mipprune import Cardinality, Groups, InvalidProblem, Linear, Masks, NofM, P
 from mipprune import TransposableNofM as Transposable
 from mipprune import Budgets
 from mipprune.structures import ALL, AnySupport, Stable
+from mipprune.structures.multiple_choice import MultipleChoice
 from mipprune.testing import check_problem, check_structure, check_supports
 
 SCATTERED = torch.tensor([0, 2, 1, 0])
 FREQUENCIES = torch.tensor([[5, 1, 3, 0], [2, 2, 7, 1]])
+COUPLED = [[[0, 1], [1, 0], [2, 2]], [[0, 3], [2, 1]], [[1, 1], [1, 2], [0, 0]]]
 FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Cardinality(3), (2, 4)),
     (Cardinality(0), (2, 2)),
@@ -41,6 +43,11 @@ FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Transposable(1, 3, "at_most"), (3, 3)),
     (Transposable(2, 3), (3, 3)),
     (Transposable(1, 2), (3, 3)),
+    (MultipleChoice([[0.0, 1.0, 2.0], [0.0, 2.0, 3.0], [0.0, 1.0]], 4.0), (8,)),
+    (
+        MultipleChoice(COUPLED, [6, 7], [(0, 1, torch.arange(12).reshape(3, 2, 2) % 3), (2, 0, torch.ones(3, 3, 2))]),
+        (8,),
+    ),
     (AnySupport(), (2, 3)),
     (Budgets([3, 3], [[1, 1], [10, 1]], [3, 12]), (2, 3)),
     (Budgets([4, 3, 4], [[1, 1, 1], [10, 1, 3]], [6, 33], lower=[1, 0, 1], upper=[2, 2, 3]), (11,)),
