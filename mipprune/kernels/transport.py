@@ -25,6 +25,7 @@ __all__ = ["SWEEPS", "Transport", "solve_blocks"]
 
 SWEEPS = 64
 """sweeps after which a block is left to the exact repair"""
+_LOCAL = 12  # sweeps after a warm start that move only the lines whose count is wrong
 _BALANCE_AT = 5  # sweeps of the equality problem before the potentials are clamped (at most n)
 _ENTRIES = 1 << 22  # entries treated at once, which bounds the temporaries
 _PARALLEL = 1 << 15  # entries below which waking threads costs more than it saves
@@ -43,7 +44,7 @@ class Transport(NamedTuple):
     feasible: Tensor
     """bool (blocks,): whether the block has an admissible mask; always, without fixed entries"""
     sweeps: Tensor
-    """int32 (blocks,): sweeps made"""
+    """float32 (blocks,): sweeps made, as lines moved over all lines"""
 
 
 def solve_blocks(
@@ -104,13 +105,14 @@ def _solve(
     exact: bool,
 ) -> Transport:
     size = scores.shape[1]
-    if 0 < count < size:
-        codes = encode(scores, at_most)
+    codes = encode(scores, at_most) if 0 < count < size else None
+    if codes is not None:
         mask, integer_rows, integer_columns, used = _sweep(codes, count, at_most, start, sweeps)
         rows, columns = to_potentials(codes, integer_rows, integer_columns)
+        used = used / (2.0 * size)
     else:
         mask, rows, columns = _extreme(scores, count, at_most)
-        used = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
+        used = torch.zeros(len(scores), device=scores.device)
     feasible = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
     if not exact and fixed is None:
         open_ = _unbalanced(mask, count, at_most)
@@ -121,13 +123,14 @@ def _solve(
             mask[open_] = rounded
         return Transport(mask, rows, columns, feasible, used)
     if scores.device.type == "cpu" and has_numba():
-        _repair(scores, fixed, count, at_most, mask, rows, columns, feasible)
+        _repair(scores, codes, fixed, count, at_most, mask, rows, columns, feasible)
         return Transport(mask, rows, columns, feasible, used)
     open_ = _open(scores, fixed, count, at_most, mask, rows, columns)
     if bool(open_.any()):
         chosen = [x[open_].cpu() for x in (scores, mask, rows, columns, feasible)]
         few = None if fixed is None else fixed[open_].cpu()
-        _repair(chosen[0], few, count, at_most, *chosen[1:])
+        own = None if codes is None else Codes(*(x[open_].cpu() for x in codes))
+        _repair(chosen[0], own, few, count, at_most, *chosen[1:])
         for whole, part in zip((mask, rows, columns, feasible), chosen[1:]):
             whole[open_] = part.to(whole.device)
     return Transport(mask, rows, columns, feasible, used)
@@ -155,7 +158,13 @@ def _sweep(
         rows, columns = to_integers(codes, *start, at_most)
     last = first + sweeps if start is not None else sweeps + (_BALANCE_AT if at_most and sweeps > _BALANCE_AT else 0)
     balance_at = min(_BALANCE_AT, last) if first == 0 else _BALANCE_AT
-    settings = {"first_sweep": first, "sweeps": last, "relax": relax, "balance_at": balance_at}
+    settings = {
+        "first_sweep": first,
+        "local_until": 0 if start is None else first + _LOCAL,
+        "sweeps": last,
+        "relax": relax,
+        "balance_at": balance_at,
+    }
     if codes.values.device.type == "cpu" and has_numba() and size <= _LARGEST_COMPILED:
         return _sweep_compiled(codes.values, count, rows, columns, at_most=at_most, **settings)
     if codes.values.is_cuda:
@@ -174,6 +183,7 @@ def _sweep_compiled(
     *,
     at_most: bool,
     first_sweep: int,
+    local_until: int,
     sweeps: int,
     relax: int,
     balance_at: int,
@@ -188,7 +198,9 @@ def _sweep_compiled(
 
     def task(first: int, last: int) -> None:
         own, u, v, kept, number = (array[first:last] for array in arrays)
-        kernel(own, count, comparators, first_sweep, sweeps, relax, at_most, balance_at, u, v, kept, number)
+        kernel(
+            own, count, comparators, first_sweep, local_until, sweeps, relax, at_most, balance_at, u, v, kept, number
+        )
 
     _over_blocks(task, codes, together)
     return mask, rows, columns, used
@@ -196,6 +208,7 @@ def _sweep_compiled(
 
 def _repair(
     scores: Tensor,
+    codes: Codes | None,
     fixed: Tensor | None,
     count: int,
     at_most: bool,
@@ -210,10 +223,12 @@ def _repair(
     none = torch.empty(0, *scores.shape[1:], dtype=torch.int8)
     entries, signs = scores.contiguous().numpy(), (none if fixed is None else fixed.contiguous()).numpy()
     arrays = [x.numpy() for x in (mask, rows, columns, feasible)]
+    plain = None if codes is None else [x.contiguous().numpy() for x in codes]
 
     def task(first: int, last: int) -> None:
         own = signs if fixed is None else signs[first:last]
-        repair(entries[first:last], own, count, at_most, *(array[first:last] for array in arrays))
+        fine = None if plain is None else (plain[0][first:last], plain[1][first:last], plain[2][first:last])
+        repair(entries[first:last], fine, own, count, at_most, *(array[first:last] for array in arrays))
 
     _over_blocks(task, scores, 1)
     if at_most:

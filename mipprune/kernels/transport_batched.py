@@ -18,11 +18,12 @@ def _middle(table: Tensor, count: int, dim: int) -> Tensor:
     return ends.sum(dim=dim, dtype=torch.int32) >> 1
 
 
-def _fit(kept: Tensor, count: int, potential: Tensor, at_most: bool) -> Tensor:
+def _wrong(kept: Tensor, count: int, potential: Tensor, at_most: bool) -> Tensor:
+    """Lines that keep too many or too few."""
     short = kept < count
     if at_most:
         short &= potential > 0
-    return ~(short | (kept > count)).any(dim=1)
+    return short | (kept > count)
 
 
 def _moved(potential: Tensor, middle: Tensor, first: bool, relax: int, clamp: bool) -> Tensor:
@@ -43,6 +44,7 @@ def sweep_batched(
     *,
     at_most: bool,
     first_sweep: int,
+    local_until: int,
     sweeps: int,
     relax: int,
     balance_at: int,
@@ -58,6 +60,8 @@ def sweep_batched(
     at_most : bool
     first_sweep, sweeps : int
         The sweeps are numbered from ``first_sweep`` (0 for a cold start) up to ``sweeps``.
+    local_until : int
+        Sweeps before this one move only the lines that keep too many or too few.
     relax : int
         The over-relaxation is ``1 + 2^-relax``.
     balance_at : int
@@ -68,29 +72,38 @@ def sweep_batched(
     mask : bool Tensor, shape (blocks, size, size)
     rows, columns : int32 Tensor, shape (blocks, size)
     used : int32 Tensor, shape (blocks,)
-        Sweeps of each block.
+        Lines moved in each block; a whole sweep moves twice ``size``.
     """
-    rows, columns = rows.clone(), columns.clone()
-    used = torch.full((len(codes),), sweeps - first_sweep, dtype=torch.int32, device=codes.device)
-    index = torch.arange(len(codes), device=codes.device)
     a, u, v = codes, rows, columns
+    rows, columns = rows.clone(), columns.clone()
+    used = torch.zeros(len(codes), dtype=torch.int32, device=codes.device)
+    index = torch.arange(len(codes), device=codes.device)
     for sweep in range(first_sweep, sweeps + 1):
         clamp = at_most and sweep >= balance_at
         if at_most and sweep == balance_at:
             shift = (v.amin(dim=1, keepdim=True) - u.amin(dim=1, keepdim=True)) >> 1
             u, v = (u + shift).clamp_min(0), (v - shift).clamp_min(0)
         table = a - v.unsqueeze(1)
+        kept = table > u.unsqueeze(2)
+        wrong = _wrong(kept.sum(dim=2), count, u, at_most)
         if clamp or not at_most:
-            kept = table > u.unsqueeze(2)
-            fits = _fit(kept.sum(dim=2), count, u, at_most) & _fit(kept.sum(dim=1), count, v, at_most)
+            fits = ~(wrong.any(dim=1) | _wrong(kept.sum(dim=1), count, v, at_most).any(dim=1))
             if bool(fits.any()):
                 rows[index], columns[index] = u, v
-                used[index[fits]] = sweep - first_sweep
                 left = ~fits
-                index, a, u, v, table = index[left], a[left], u[left], v[left], table[left]
+                index, a, u, v, table, wrong = index[left], a[left], u[left], v[left], table[left], wrong[left]
         if sweep == sweeps or len(index) == 0:
             break
-        u = _moved(u, _middle(table, count, 2), sweep == 0, relax, clamp)
-        v = _moved(v, _middle(a - u.unsqueeze(2), count, 1), sweep == 0, relax, clamp)
+        target = _moved(u, _middle(table, count, 2), sweep == 0, relax, clamp)
+        u = torch.where(wrong, target, u) if sweep < local_until else target
+        table = a - u.unsqueeze(2)
+        target = _moved(v, _middle(table, count, 1), sweep == 0, relax, clamp)
+        if sweep < local_until:
+            late = _wrong((table > v.unsqueeze(1)).sum(dim=1), count, v, at_most)
+            v = torch.where(late, target, v)
+            used[index] += (wrong.sum(dim=1) + late.sum(dim=1)).to(torch.int32)
+        else:
+            v = target
+            used[index] += 2 * codes.shape[1]
     rows[index], columns[index] = u, v
     return (codes - rows.unsqueeze(2) - columns.unsqueeze(1)) > 0, rows, columns, used

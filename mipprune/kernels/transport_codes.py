@@ -14,7 +14,7 @@ BITS = 27
 """scores of a block take values in [0, 2^27), so that sums of four of them fit into 32 bits"""
 LOWEST = -90
 """scores of a block are told apart in steps of at least 2^(LOWEST - BITS)"""
-_NOISE_BITS = 10
+_NOISE_BITS = 7
 
 
 class Codes(NamedTuple):

@@ -16,8 +16,10 @@ from .compiling import compiled_if_possible
 __all__ = ["compiled"]
 
 _LANES = 32  # rows of all blocks treated together: two registers of 16 numbers, or four of 8
+_VECTOR = 8  # numbers in a register at least
 
 
+_compile = compiled_if_possible()
 _inline = compiled_if_possible(inline="always")
 
 
@@ -57,6 +59,44 @@ def _update(table, count, potential, lanes, first, relax, clamp):  # type: ignor
             potential[lane] = max(moved, np.int32(0)) if clamp else moved
 
 
+@_compile
+def _balance(u, v, size, number):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Shift the potentials of blocks so that as little as possible is cut off at zero, and cut."""
+    for first in range(0, number * size, size):
+        least_row, least_column = u[first], v[first]
+        for k in range(first, first + size):
+            least_row, least_column = min(least_row, u[k]), min(least_column, v[k])
+        shift = (least_column - least_row) >> 1
+        for k in range(first, first + size):
+            u[k], v[k] = max(u[k] + shift, np.int32(0)), max(v[k] - shift, np.int32(0))
+
+
+@_compile
+def _store(u, v, start, rows, columns):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(rows)):
+        rows[k], columns[k] = u[start + k], v[start + k]
+
+
+@_inline
+def _wrong(table, potential, size, group, active, count, at_most, kept, lines):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """List the lines of active blocks that keep too many or too few, and return how many there are."""
+    lanes = group * size
+    for lane in range(lanes):
+        kept[lane] = 0
+    for k in range(size):
+        entries = table[k]
+        for lane in range(lanes):
+            kept[lane] += entries[lane] > potential[lane]
+    found = 0
+    for block in range(group):
+        if active[block]:
+            for lane in range(block * size, (block + 1) * size):
+                if kept[lane] > count or (kept[lane] < count and (not at_most or potential[lane] > 0)):
+                    lines[found] = lane
+                    found += 1
+    return found
+
+
 @_inline
 def _fits(table, potential, start, size, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
     for i in range(start, start + size):
@@ -73,14 +113,30 @@ def compiled(size: int) -> tuple[Any, int]:
     """Return the kernel for blocks of one size, and how many blocks it treats together."""
     group = max(1, _LANES // size)
     lanes = group * size
+    room = -(-lanes // _VECTOR) * _VECTOR
 
     @compiled_if_possible()
     def run(  # type: ignore[no-untyped-def]  # pragma: no cover
-        codes, count, comparators, first_sweep, sweeps, relax, at_most, balance_at, rows, columns, mask, used
+        codes,
+        count,
+        comparators,
+        first_sweep,
+        local_until,
+        sweeps,
+        relax,
+        at_most,
+        balance_at,
+        rows,
+        columns,
+        mask,
+        used,
     ):
         by_column = np.zeros((size, lanes), np.int32)  # [j, row i of each block]
         by_row = np.zeros((size, lanes), np.int32)  # [i, column j of each block]
         table = np.zeros((size, lanes), np.int32)
+        packed = np.zeros((size, room), np.int32)  # the lines that move, where only some do
+        few, kept_of = np.zeros(room, np.int32), np.zeros(lanes, np.int32)
+        lines, moved = np.zeros(lanes, np.int64), np.zeros(group, np.int32)
         u, v = np.zeros(lanes, np.int32), np.zeros(lanes, np.int32)
         active = np.zeros(group, np.bool_)
         for first in range(0, codes.shape[0], group):
@@ -88,6 +144,7 @@ def compiled(size: int) -> tuple[Any, int]:
             for block in range(number):
                 start = block * size
                 active[block] = True
+                moved[block] = 0
                 for i in range(size):
                     u[start + i] = rows[first + block, i]
                     v[start + i] = columns[first + block, i]
@@ -95,15 +152,13 @@ def compiled(size: int) -> tuple[Any, int]:
                         code = codes[first + block, i, j]
                         by_column[j, start + i] = code
                         by_row[i, start + j] = code
+            for block in range(number, group):
+                active[block] = False
             left = number
             for sweep in range(first_sweep, sweeps + 1):
                 clamp = at_most and sweep >= balance_at
                 if at_most and sweep == balance_at:
-                    for block in range(number):
-                        part = slice(block * size, (block + 1) * size)
-                        shift = (v[part].min() - u[part].min()) >> 1
-                        u[part] = np.maximum(u[part] + shift, 0)
-                        v[part] = np.maximum(v[part] - shift, 0)
+                    _balance(u, v, size, number)
                 _subtract(by_column, v, size, group, table)
                 if clamp or not at_most:
                     for block in range(number):
@@ -121,22 +176,37 @@ def compiled(size: int) -> tuple[Any, int]:
                         if columns_fit:
                             active[block] = False
                             left -= 1
-                            used[first + block] = sweep - first_sweep
-                            rows[first + block] = u[start : start + size]
-                            columns[first + block] = v[start : start + size]
+                            used[first + block] = moved[block]
+                            _store(u, v, start, rows[first + block], columns[first + block])
                 if left == 0 or sweep == sweeps:
                     break
-                _select(table, comparators, lanes)
-                _update(table, count, u, lanes, sweep == 0, relax, clamp)
-                _subtract(by_row, u, size, group, table)
-                _select(table, comparators, lanes)
-                _update(table, count, v, lanes, sweep == 0, relax, clamp)
+                for side in range(2):
+                    potential = u if side == 0 else v
+                    if side == 1:
+                        _subtract(by_row, u, size, group, table)
+                    if sweep >= local_until:
+                        _select(table, comparators, lanes)
+                        _update(table, count, potential, lanes, sweep == 0, relax, clamp)
+                        for block in range(group):
+                            moved[block] += size
+                        continue
+                    found = _wrong(table, potential, size, group, active, count, at_most, kept_of, lines)
+                    for k in range(size):
+                        for place in range(found):
+                            packed[k, place] = table[k, lines[place]]
+                    for place in range(found):
+                        few[place] = potential[lines[place]]
+                        moved[lines[place] // size] += 1
+                    width = (found + _VECTOR - 1) // _VECTOR * _VECTOR
+                    _select(packed, comparators, width)
+                    _update(packed, count, few, width, False, relax, clamp)
+                    for place in range(found):
+                        potential[lines[place]] = few[place]
             for block in range(number):
                 if active[block]:
                     start = block * size
-                    used[first + block] = sweeps - first_sweep
-                    rows[first + block] = u[start : start + size]
-                    columns[first + block] = v[start : start + size]
+                    used[first + block] = moved[block]
+                    _store(u, v, start, rows[first + block], columns[first + block])
                 for i in range(size):
                     for j in range(size):
                         reduced = codes[first + block, i, j] - rows[first + block, i] - columns[first + block, j]

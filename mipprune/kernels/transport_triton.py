@@ -63,13 +63,14 @@ def _moved(potential, target, first, relax: constexpr, clamp):  # type: ignore[n
 
 
 @_jit
-def _short_or_full(kept, potential, count: constexpr, at_most: constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
-    # Lines that fail the optimality test.
+def _wrong(table, potential, count: constexpr, at_most: constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    # Lines that keep too many or too few.
+    kept = tl.sum((table > potential[:, :, None]).to(tl.int32), axis=2)
     if at_most:
         wrong = (kept > count) | ((kept < count) & (potential > 0))
     else:
         wrong = kept != count
-    return tl.sum(wrong.to(tl.int32), axis=1)
+    return wrong
 
 
 @_jit
@@ -81,6 +82,7 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
     used,
     number,
     first_sweep,
+    local_until,
     sweeps,
     balance_at,
     count: constexpr,
@@ -101,7 +103,7 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
     u = tl.load(rows + place, mask=inside[:, None], other=0)
     v = tl.load(columns + place, mask=inside[:, None], other=0)
     best_u, best_v = u, v
-    last = tl.zeros([group], dtype=tl.int32) + (sweeps - first_sweep)
+    moved = tl.zeros([group], dtype=tl.int32)
     active = inside.to(tl.int32)
     sweep = first_sweep
     while (sweep <= sweeps) & (tl.sum(active, axis=0) > 0):
@@ -113,25 +115,28 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
             v = tl.where(balance, tl.maximum(v - shift[:, None], 0), v)
         table = by_row - v[:, None, :]
         across = by_column - u[:, None, :]
-        kept_rows = tl.sum((table > u[:, :, None]).to(tl.int32), axis=2)
-        kept_columns = tl.sum((across > v[:, :, None]).to(tl.int32), axis=2)
-        wrong = _short_or_full(kept_rows, u, count, at_most) + _short_or_full(kept_columns, v, count, at_most)
+        late = _wrong(table, u, count, at_most)
+        wrong = tl.sum(late.to(tl.int32), axis=1) + tl.sum(_wrong(across, v, count, at_most).to(tl.int32), axis=1)
         testing = (sweep >= balance_at) if at_most else True
         ends = (active > 0) & (((wrong == 0) & testing) | (sweep == sweeps))
-        proved = ends & (wrong == 0) & testing
         best_u = tl.where(ends[:, None], u, best_u)
         best_v = tl.where(ends[:, None], v, best_v)
-        last = tl.where(proved, sweep - first_sweep, last)
         active = tl.where(ends, 0, active)
         if tl.sum(active, axis=0) > 0:
-            u = _moved(u, _middle(table, size - count), sweep == 0, relax, clamp)
-            v = _moved(v, _middle(by_column - u[:, None, :], size - count), sweep == 0, relax, clamp)
+            whole = sweep >= local_until
+            chosen = late | whole
+            u = tl.where(chosen, _moved(u, _middle(table, size - count), sweep == 0, relax, clamp), u)
+            moved += active * tl.sum(chosen.to(tl.int32), axis=1)
+            across = by_column - u[:, None, :]
+            chosen = _wrong(across, v, count, at_most) | whole
+            v = tl.where(chosen, _moved(v, _middle(across, size - count), sweep == 0, relax, clamp), v)
+            moved += active * tl.sum(chosen.to(tl.int32), axis=1)
         sweep += 1
     kept = (by_row - best_u[:, :, None] - best_v[:, None, :]) > 0
     tl.store(mask + at + line[None, :, None] * size + line[None, None, :], kept.to(tl.int8), mask=inside[:, None, None])
     tl.store(rows + place, best_u, mask=inside[:, None])
     tl.store(columns + place, best_v, mask=inside[:, None])
-    tl.store(used + block, last, mask=inside)
+    tl.store(used + block, moved, mask=inside)
 
 
 def sweep_fused(
@@ -142,6 +147,7 @@ def sweep_fused(
     *,
     at_most: bool,
     first_sweep: int,
+    local_until: int,
     sweeps: int,
     relax: int,
     balance_at: int,
@@ -167,6 +173,7 @@ def sweep_fused(
             used,
             blocks,
             first_sweep,
+            local_until,
             sweeps,
             balance_at,
             count=count,

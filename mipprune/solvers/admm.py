@@ -139,13 +139,13 @@ class _Run:
         self.w = first.clone()
         self.a, self.rest = torch.empty_like(first), torch.zeros_like(first)
         self.right, self.gain = torch.empty_like(first), torch.empty_like(first)
-        self.first_mask = self.mask = supports.keep(first * first)
+        self.first_mask = self.mask = self.keep(first * first)
         self.kept = max(int(self.mask.sum()), 1)
         self.restart()
 
     def refitted(self) -> Tensor:
         """Return the refit on the mask of W, or on the first mask where only whole groups can change hands."""
-        masks = [self.supports.keep(self.w * self.w)]
+        masks = [self.keep(self.w * self.w)]
         if not isinstance(self.supports, PartitionBudget):
             masks.append(self.first_mask)
         points = [self.layer.refit(self.w, mask, self.solver.refit_iterations) for mask in masks]
