@@ -31,8 +31,9 @@ class Groups(NamedTuple):
     base: NDArray[np.int64]
     low: NDArray[np.int64]
     high: NDArray[np.int64]
-    below: NDArray[np.bool_]
-    """whether there are items below the stored ones"""
+    floor: NDArray[np.float64]
+    """items that are not stored score less than this, or at least ``ceiling``; -inf when there are none"""
+    ceiling: NDArray[np.float64]
     costs: NDArray[np.int64]
     limits: NDArray[np.int64]
 
@@ -75,7 +76,8 @@ def _padded(groups: Groups, theta: NDArray[np.float64]) -> tuple[Groups, NDArray
         base=zeros(groups.base),
         low=zeros(groups.low),
         high=zeros(groups.high),
-        below=zeros(groups.below),
+        floor=np.concatenate([groups.floor, np.full(missing, -np.inf)]),
+        ceiling=np.concatenate([groups.ceiling, np.full(missing, np.inf)]),
         costs=zeros(groups.costs),
     )
     return padded, zeros(theta)
@@ -160,8 +162,9 @@ def _below(
     from .knapsack_search import dive, windows
 
     over, under = slopes(theta, lam, groups.costs)
-    arrays = (groups.values, groups.start, groups.base, groups.low, groups.high, groups.below)
-    counts, losses, place, status = windows(*arrays, theta, over, under, width, _ROOM)
+    beneath, beyond = np.maximum(theta - groups.floor, 0.0), np.maximum(groups.ceiling - theta, 0.0)
+    arrays = (groups.values, groups.start, groups.base, groups.low, groups.high)
+    counts, losses, place, status = windows(*arrays, beneath, beyond, theta, over, under, width, _ROOM)
     if status:
         return best, False, 0, status == 1
     best, visited, complete = dive(counts, losses, place, groups.costs, groups.limits, lam, best, nodes, chosen)
@@ -221,6 +224,9 @@ def solve(groups: Groups, nodes: int = NODES) -> tuple[NDArray[np.float64], NDAr
 
     lam = multipliers(groups)
     theta = thresholds_at(groups, lam)
+    if (theta < groups.floor).any() or (theta >= groups.ceiling).any():
+        kept = np.maximum(groups.base, groups.low)
+        return lam, theta, Found(kept, np.inf, 0.0, 0, True)
     owner = np.repeat(np.arange(groups.base.size), np.diff(groups.start))
     total = float(lam @ groups.limits) + float(np.maximum(groups.values - theta[owner], 0.0).sum())
     found = search(groups, lam, theta, total, nodes)

@@ -9,7 +9,16 @@ import numpy as np
 
 from .compiling import compiled_if_possible
 
-__all__ = ["excess_pieces", "mark_pieces", "near_pieces", "survey_pieces", "tie_layer"]
+__all__ = [
+    "count_between",
+    "excess_pieces",
+    "histogram_piece",
+    "mark_pieces",
+    "near_pieces",
+    "survey_pieces",
+    "take_between",
+    "tie_layer",
+]
 
 _compile = compiled_if_possible()
 _reorder = compiled_if_possible(fastmath={"reassoc", "contract", "nsz"})
@@ -125,3 +134,40 @@ def tie_layer(gain, first, last, value, left, mask):  # type: ignore[no-untyped-
             mask[i] = True
             left -= 1
     return left
+
+
+@_compile
+def histogram_piece(bits, first, last, offset, shift, counts):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Count positive floats, given by their bits, in bins of their leading bits."""
+    for i in range(first, last):
+        if bits[i] > 0:
+            counts[max((bits[i] >> shift) - offset, 0)] += 1
+
+
+@_compile
+def count_between(gain, owner, starts, stops, first, last, floor, ceiling, found):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Count the positive entries of each piece between the floor and the ceiling of its group."""
+    for piece in range(first, last):
+        g = owner[piece]
+        inside = 0
+        if g >= 0:
+            low, high = floor[g], ceiling[g]
+            for i in range(starts[piece], stops[piece]):
+                x = np.float64(gain[i])
+                inside += (x > 0.0) & (x >= low) & (x < high)
+        found[piece] = inside
+
+
+@_compile
+def take_between(gain, owner, starts, stops, first, last, floor, ceiling, found, place, taken):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy what :func:`count_between` counted to its place."""
+    for piece in range(first, last):
+        if found[piece] == 0:
+            continue
+        low, high = floor[owner[piece]], ceiling[owner[piece]]
+        at = place[piece]
+        for i in range(starts[piece], stops[piece]):
+            x = np.float64(gain[i])
+            if (x > 0.0) & (x >= low) & (x < high):
+                taken[at] = gain[i]
+                at += 1

@@ -22,7 +22,7 @@ __all__ = ["SUM_ERROR", "Layers", "excess", "mark", "survey"]
 SUM_ERROR = 520.0 * 2.0**-53
 """Relative error of a sum of non-negative terms here: at most 512 roundings touch any term."""
 _PIECE = 1 << 20  # entries of a layer that one task takes
-_PARALLEL = 1 << 18  # entries from which waking the threads pays
+_PARALLEL = 1 << 21  # entries from which waking the threads pays
 
 
 class Layers(NamedTuple):

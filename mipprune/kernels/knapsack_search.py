@@ -22,7 +22,7 @@ _compile = compiled_if_possible()
 
 @_compile
 def _walk(values, first, last, base, low, high, theta, over, under):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the best count of one group and its loss."""
+    """Return the position of the best count of one group and its loss; the loss is inf when no stored count will do."""
     place, end = first, last
     while place < end:
         middle = (place + end) >> 1
@@ -37,6 +37,8 @@ def _walk(values, first, last, base, low, high, theta, over, under):  # type: ig
     while place - first + base < low and place < last:
         loss += theta - values[place]
         place += 1
+    if place - first + base > high or place - first + base < low:
+        return place, np.inf
     loss += over * (high - (place - first + base)) + under * (place - first + base - low)
     while place < last and place - first + base < high:
         step = (theta - values[place]) - over + under
@@ -54,12 +56,14 @@ def _walk(values, first, last, base, low, high, theta, over, under):  # type: ig
 
 
 @_compile
-def _grow(values, first, last, base, low, high, below, theta, over, under, width, counts, losses, at, room):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _grow(values, first, last, base, low, high, beneath, beyond, theta, over, under, width, counts, losses, at, room):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Append the counts of one group with a loss of at most ``width``, by increasing loss.
 
     Returns the new end of the lists, -1 when the window leaves the stored items, -2 when there is no room.
     """
     middle, least = _walk(values, first, last, base, low, high, theta, over, under)
+    if least == np.inf and (beneath < np.inf or beyond < np.inf):
+        return -1
     up, down = middle, middle
     up_loss, down_loss = least, least
     if least <= width:
@@ -77,17 +81,13 @@ def _grow(values, first, last, base, low, high, below, theta, over, under, width
         if up_open:
             if up < last:
                 next_up = up_loss + max((theta - values[up]) - over + under, 0.0)
-            elif below:  # items below the stored ones score at most as much as the last of these
-                edge = values[last - 1] if last > first else theta
-                if up_loss + max((theta - edge) - over + under, 0.0) <= width:
-                    return -1
+            elif up_loss + max(beneath - over + under, 0.0) < width:
+                return -1
         if down_open:
             if down > first:
                 next_down = down_loss + max((values[down - 1] - theta) + over - under, 0.0)
-            elif base > 0:
-                edge = values[first] if last > first else theta
-                if down_loss + max((edge - theta) + over - under, 0.0) <= width:
-                    return -1
+            elif down_loss + max(beyond + over - under, 0.0) < width:
+                return -1
         if min(next_up, next_down) > width:
             return at
         if at >= room:
@@ -104,10 +104,12 @@ def _grow(values, first, last, base, low, high, below, theta, over, under, width
 
 
 @_compile
-def windows(values, start, base, low, high, below, theta, over, under, width, room):  # type: ignore[no-untyped-def]  # pragma: no cover
+def windows(values, start, base, low, high, beneath, beyond, theta, over, under, width, room):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the windows of all groups as (counts, losses, positions, status).
 
-    ``status`` is 0, or 1 when a window leaves the stored items, or 2 when the windows hold more than ``room`` counts.
+    ``beneath`` and ``beyond`` say how far from the threshold the items are, at least, that are not stored, below the
+    stored ones and above. ``status`` is 0, or 1 when a window leaves the stored items, or 2 when the windows hold more
+    than ``room`` counts.
     """
     groups = base.size
     space = 1024
@@ -116,8 +118,8 @@ def windows(values, start, base, low, high, below, theta, over, under, width, ro
     for g in range(groups):
         while True:
             end = _grow(
-                values, start[g], start[g + 1], base[g], low[g], high[g], below[g], theta[g], over[g], under[g],
-                width, counts, losses, place[g], space,
+                values, start[g], start[g + 1], base[g], low[g], high[g], beneath[g], beyond[g], theta[g], over[g],
+                under[g], width, counts, losses, place[g], space,
             )  # fmt: skip
             if end != -2:
                 break

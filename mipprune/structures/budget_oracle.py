@@ -14,12 +14,17 @@ from torch import Tensor
 from ..core.arrays import UNIT_ROUNDOFF, accurate_sum
 from ..errors import InvalidProblem
 from ..kernels import knapsack
+from ..kernels.knapsack_bins import BINS, core_groups, count_bins
 from ..kernels.knapsack_passes import SUM_ERROR, Survey, excess, mark, survey
 from .budget_plan import Plan
 
 __all__ = ["Choice", "Dual", "choose", "dual_bound", "kept_sum", "open_gains"]
 
 _VERIFIED = 4_000_000  # entries near the thresholds up to which the closing of the gap is verified again
+
+_BINNED = 1 << 19  # entries from which counting in bins is faster than sorting
+_MOST_GROUPS = 256  # of which bins are kept in memory
+_WIDTH = 8  # bins extracted on either side of a threshold, at first
 
 
 class Dual(NamedTuple):
@@ -76,12 +81,15 @@ def _tame(given: Open, plan: Plan) -> Open:
     return Open(gain, survey(gain, plan.layers), True)
 
 
-def _descending(parts: list[Tensor]) -> NDArray[np.float64]:
-    """Return all entries of some tensors by falling size, in float64 on the CPU."""
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if whole.device.type == "cpu":
-        return np.sort(whole.numpy())[::-1].astype(np.float64)  # numpy sorts with wide vector instructions
-    return np.asarray(whole.sort(descending=True).values.double().cpu().numpy())
+def _descending(parts: list[Tensor], above: float) -> NDArray[np.float64]:
+    """Return the entries of some tensors that are larger than a number, by falling size, in float64 on the CPU."""
+    if parts[0].device.type == "cpu":  # numpy sorts with wide vector instructions
+        arrays = [part.numpy() for part in parts]
+        whole = np.concatenate([array[array > above] for array in arrays])
+        whole.sort()
+        return whole[::-1].astype(np.float64)
+    kept = torch.cat([part[part > above] for part in parts])
+    return np.asarray(kept.sort(descending=True).values.double().cpu().numpy())
 
 
 def _ranked(values: NDArray[np.float64], count: int, kind: torch.dtype) -> tuple[float, float, int]:
@@ -117,17 +125,19 @@ def choose(plan: Plan, gain: Tensor) -> Choice:
     theta = np.where(free, 0.0, np.nan)
     ties: list[tuple[list[int], float, int]] = []
     for layer in np.flatnonzero(forced & (low > 0)):
-        part = layers.part(gain, int(layer))
-        values = _descending([part[part > -math.inf]])
+        values = _descending([layers.part(gain, int(layer))], -math.inf)
         theta[layer] = values[low[layer] - 1]
         above[layer], tied, count = _ranked(values, int(low[layer]), gain.dtype)
         if count:
             ties.append(([int(layer)], tied, count))
     limits = plan.limits - plan.costs.T @ np.where(forced, low, 0)
-    groups, lam, group_theta, found = _solve(plan, gain, positive, members, limits)
+    groups, lam, group_theta, found = _solve(plan, given, members, limits)
     for g, group in enumerate(members):
         values = groups.values[groups.start[g] : groups.start[g + 1]]
         edge, tied, count = _ranked(values, int(found.counts[g] - groups.base[g]), gain.dtype)
+        if math.isinf(edge) and groups.base[g] > 0:  # all above the stored ones, and none of them
+            top = groups.ceiling[g].astype(np.float32 if gain.dtype == torch.float32 else np.float64)
+            edge = float(np.nextafter(top, -np.inf, dtype=top.dtype))
         above[group], theta[group] = edge, group_theta[g]
         if count:
             ties.append((group, tied, count))
@@ -147,23 +157,35 @@ def _members(plan: Plan, taking_part: NDArray[np.bool_], *keys: NDArray[np.float
 
 
 def _solve(
-    plan: Plan, gain: Tensor, positive: NDArray[np.int64], members: list[list[int]], limits: NDArray[np.int64]
+    plan: Plan, given: Open, members: list[list[int]], limits: NDArray[np.int64]
 ) -> tuple[knapsack.Groups, NDArray[np.float64], NDArray[np.float64], knapsack.Found]:
-    parts = []
-    for group in members:
-        rows = [plan.layers.part(gain, layer) for layer in group]
-        parts.append(_descending([row[row > 0] for row in rows]))
+    gain, positive = given.gain, given.seen.positive
+    low = np.array([plan.low[group].sum() for group in members], np.int64)
+    high = np.array([np.minimum(plan.high[group], positive[group]).sum() for group in members], np.int64)
+    costs = np.ascontiguousarray(plan.costs[[group[0] for group in members]]).reshape(len(members), limits.size)
+    if gain.numel() >= _BINNED and 0 < len(members) <= _MOST_GROUPS:
+        largest = max(float(given.seen.largest[group].max()) for group in members)
+        bins = count_bins(gain, plan.layers, members, largest)
+        width = _WIDTH
+        while width < BINS:
+            groups = core_groups(gain, plan.layers, members, bins, low, high, costs, limits, width)
+            if groups is not None:
+                lam, theta, found = knapsack.solve(groups)
+                if not found.outside:
+                    return groups, lam, theta, found
+            width *= 8
+    parts = [_descending([plan.layers.part(gain, layer) for layer in group], 0.0) for group in members]
     lengths = np.array([part.size for part in parts], np.int64)
-    none = np.zeros(len(members), np.int64)
     groups = knapsack.Groups(
         values=np.concatenate([np.empty(0), *parts]),
         cum=np.concatenate([np.empty(0, np.int64), *(np.arange(1, size + 1) for size in lengths)]),
         start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        base=none,
-        low=np.array([plan.low[group].sum() for group in members], np.int64),
-        high=np.array([np.minimum(plan.high[group], positive[group]).sum() for group in members], np.int64),
-        below=none.astype(bool),
-        costs=np.ascontiguousarray(plan.costs[[group[0] for group in members]]).reshape(len(members), limits.size),
+        base=np.zeros(len(members), np.int64),
+        low=low,
+        high=high,
+        floor=np.full(len(members), -np.inf),
+        ceiling=np.full(len(members), np.inf),
+        costs=costs,
         limits=limits,
     )
     return groups, *knapsack.solve(groups)
@@ -219,6 +241,14 @@ def dual_bound(plan: Plan, gain: Tensor, dual: Dual) -> float:
     return total + SUM_ERROR * above + error + 4.0 * UNIT_ROUNDOFF * size
 
 
+def _beyond(theta: float, distance: float) -> float:
+    """Return a number whose computed distance from ``theta`` is at least the one given."""
+    edge = theta + distance
+    while abs(edge - theta) < abs(distance):
+        edge = math.nextafter(edge, math.copysign(math.inf, distance))
+    return edge
+
+
 def _verified(
     plan: Plan,
     dual: Dual,
@@ -228,7 +258,7 @@ def _verified(
 ) -> float:
     """Return how much of the gap is closed, by going through all choices that miss the dual value by less."""
     members = _members(plan, active, dual.theta)
-    parts, below, base, low, high = [], [], [], [], []
+    parts, floor, ceiling, base, low, high = [], [], [], [], [], []
     for group in members:
         values = np.sort(np.concatenate([near[layer] for layer in group]))[::-1]
         base.append(int(above[group].sum()))
@@ -238,7 +268,9 @@ def _verified(
         useful = int((values > 0).sum())
         parts.append(values[: max(useful, low[-1] - base[-1])])
         complete = dual.theta[group[0]] <= dual.closed  # every entry that gains is near or above
-        below.append(not complete or base[-1] + parts[-1].size < low[-1])
+        hidden = not complete or base[-1] + parts[-1].size < low[-1]
+        floor.append(_beyond(dual.theta[group[0]], -dual.closed) if hidden else -math.inf)
+        ceiling.append(_beyond(dual.theta[group[0]], dual.closed) if base[-1] > 0 else math.inf)
     lengths = np.array([part.size for part in parts], np.int64)
     groups = knapsack.Groups(
         values=np.concatenate([np.empty(0), *parts]),
@@ -247,7 +279,8 @@ def _verified(
         base=np.array(base, np.int64),
         low=np.array(low, np.int64),
         high=np.array(high, np.int64),
-        below=np.array(below, bool),
+        floor=np.array(floor, np.float64),
+        ceiling=np.array(ceiling, np.float64),
         costs=np.ascontiguousarray(plan.costs[[group[0] for group in members]]).reshape(len(members), dual.lam.size),
         limits=plan.limits,
     )
