@@ -8,7 +8,7 @@ from .faults import Fault, find_faults
 from .jobs import Job, expand
 from .metrics import gap_integral, performance_profile, primal_integral, shifted_geometric_mean
 from .optima import Known, export, known_optima, library, verify
-from .records import Record, Store, frame
+from .records import Record, Store, frame, pack
 from .report import csv, html, markdown
 from .runner import executor, run
 from .verdict import Verdict, judge
@@ -35,6 +35,7 @@ __all__ = [
     "known_optima",
     "library",
     "markdown",
+    "pack",
     "performance_profile",
     "primal_integral",
     "run",

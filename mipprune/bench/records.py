@@ -16,7 +16,7 @@ from .jobs import Job
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Outcome", "Record", "Store", "frame"]
+__all__ = ["Outcome", "Record", "Store", "frame", "pack"]
 
 Trace = tuple[tuple[float, float | None, float | None], ...]
 
@@ -175,7 +175,7 @@ class Store:
     Parameters
     ----------
     folder : Path
-        Made when the first record is written.
+        Made when the first record is written. A single parquet file, as :func:`pack` makes it, can be read too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -189,18 +189,7 @@ class Store:
 
     def write(self, record: Record) -> None:
         """Write one record; a crash leaves the old file or the new one, never half of one."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        data = record.to_dict()
-        data["trace"] = [{"seconds": t, "value": v, "bound": b} for t, v, b in record.trace]
-        data["faults"] = list(record.faults)
-        table = pa.Table.from_pylist([data], schema=_schema())
-        path = self._path(record.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        pq.write_table(table, part)
-        part.replace(path)
+        _write([record], self._path(record.key))
 
     def read(self) -> list[Record]:
         """Return all records, in the order of family, instance and solver.
@@ -215,7 +204,8 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        files = sorted((self.folder / "records").glob("*.parquet"))
+        single = self.folder.is_file()
+        files = [self.folder] if single else sorted((self.folder / "records").glob("*.parquet"))
         if not files:
             raise InvalidProblem(f"{str(self.folder)!r} holds no records; run `mipprune bench run` first")
         found = []
@@ -234,6 +224,26 @@ def _schema() -> Any:
     kinds |= {"float | None": pa.float64(), "tuple[str, ...]": pa.list_(pa.string())}
     kinds["Trace"] = pa.list_(pa.struct([("seconds", pa.float64()), ("value", pa.float64()), ("bound", pa.float64())]))
     return pa.schema([(entry.name, kinds[str(entry.type)]) for entry in fields(Record)])
+
+
+def _write(records: Iterable[Record], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for record in records:
+        trace = [{"seconds": t, "value": v, "bound": b} for t, v, b in record.trace]
+        rows.append({**record.to_dict(), "trace": trace, "faults": list(record.faults)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), part)
+    part.replace(path)
+
+
+def pack(records: Iterable[Record], target: Path) -> Path:
+    """Write all records into one parquet file, to keep or to send, and return it."""
+    _write(records, target)
+    return target
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -117,17 +117,23 @@ def _show(records: list[suite.Record]) -> None:
 
 
 @bench.command()
-@click.argument("folder", type=_FOLDER, default=_OUT)
+@click.argument("folder", type=_PATH, default=_OUT)
 @click.option("--html", "page", type=_PATH, help="The page; default FOLDER/report.html.")
 @click.option("--markdown", type=_PATH, help="Also write the summary tables as Markdown.")
 @click.option("--csv", "table", type=_PATH, help="Also write one line per run.")
+@click.option("--parquet", "packed", type=_PATH, help="Also write all records into one file.")
 @click.option("--title", default="Benchmark", show_default=True)
 @debug_option
-def report(folder: Path, page: Path | None, markdown: Path | None, table: Path | None, title: str) -> None:
-    """Draw the page of a FOLDER of records: tables that sort, plots, and every wrong claim by name."""
+def report(
+    folder: Path, page: Path | None, markdown: Path | None, table: Path | None, packed: Path | None, title: str
+) -> None:
+    """Draw the page of a FOLDER of records (or of one parquet file): tables that sort, plots, every wrong claim."""
     records = suite.Store(folder).read()
     known = suite.known_optima()
-    written = [suite.html(records, page or folder / "report.html", title=title, known=known)]
+    beside = folder.with_suffix(".html") if folder.is_file() else folder / "report.html"
+    written = [suite.html(records, page or beside, title=title, known=known)]
+    if packed is not None:
+        written.append(suite.pack(records, packed))
     if markdown is not None:
         markdown.write_text(suite.markdown(records, known), encoding="utf-8")
         written.append(markdown)
@@ -137,11 +143,11 @@ def report(folder: Path, page: Path | None, markdown: Path | None, table: Path |
 
 
 @bench.command()
-@click.argument("old", type=_FOLDER)
-@click.argument("new", type=_FOLDER)
+@click.argument("old", type=_PATH)
+@click.argument("new", type=_PATH)
 @debug_option
 def compare(old: Path, new: Path) -> None:
-    """Compare two folders of records run by run; the exit code is 1 when something got slower, worse or lost.
+    """Compare two folders (or files) of records run by run; the exit code is 1 when something got slower, worse or lost.
 
     Ratios are new over old: geometric mean with its 95 % bootstrap interval; a star marks those that Wilcoxon's
     signed-rank test confirms at 5 %.

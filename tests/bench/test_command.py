@@ -34,11 +34,15 @@ def test_run_leaves_records_and_a_page(folder: Path) -> None:
 
 def test_report_writes_markdown_and_csv(folder: Path, tmp_path: Path) -> None:
     words = ["--html", tmp_path / "p.html", "--markdown", tmp_path / "t.md", "--csv", tmp_path / "runs.csv"]
+    words += ["--parquet", tmp_path / "all.parquet"]
     done = _call("report", str(folder), *map(str, words), "--title", "Mine")
     assert done.exit_code == 0, done.output
     assert "Mine" in (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "### Layer-wise pruning" in (tmp_path / "t.md").read_text()
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 13
+    assert Store(tmp_path / "all.parquet").read() == Store(folder).read()
+    assert _call("report", str(tmp_path / "all.parquet")).exit_code == 0
+    assert (tmp_path / "all.html").is_file()
 
 
 def test_compare_says_what_got_worse_and_ends_with_1(tmp_path: Path) -> None:

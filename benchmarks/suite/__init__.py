@@ -1,0 +1,1 @@
+"""The benchmark suite itself: what measuring costs."""
