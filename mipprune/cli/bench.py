@@ -147,7 +147,7 @@ def report(
 @click.argument("new", type=_PATH)
 @debug_option
 def compare(old: Path, new: Path) -> None:
-    """Compare two folders (or files) of records run by run; the exit code is 1 when something got slower, worse or lost.
+    """Compare two folders (or files) of records run by run; the exit code is 1 when anything got slower, worse or lost.
 
     Ratios are new over old: geometric mean with its 95 % bootstrap interval; a star marks those that Wilcoxon's
     signed-rank test confirms at 5 %.

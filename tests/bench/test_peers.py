@@ -1,0 +1,50 @@
+"""Peers: refitted supports are judged like any other answer, and what is absent says so."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+import mipprune as mp
+from mipprune.bench import judge
+from mipprune.bench.peers import Abess, LassoPath, MatchingPursuit, ThroughCvxpy
+
+
+def _problem(count: int = 3) -> mp.Problem:
+    generator = torch.Generator().manual_seed(1)
+    design = torch.randn(40, 10, generator=generator, dtype=torch.float64)
+    response = design[:, [1, 4, 7]].sum(1) + 0.1 * torch.randn(40, generator=generator, dtype=torch.float64)
+    return mp.Problem(mp.LeastSquares(design, response, ridge=0.1), mp.Sparse(mp.Cardinality(count)))
+
+
+@pytest.mark.parametrize("peer", [MatchingPursuit(), LassoPath(), Abess()], ids=lambda peer: peer.name)
+def test_columns_are_chosen_and_refitted(peer: MatchingPursuit) -> None:
+    problem = _problem()
+    if find_spec(peer.package) is None:
+        assert "is not installed" in str(peer.rejects(problem))
+        return
+    answer = peer.solve(problem)
+    assert judge(problem, answer).faults == ()
+    assert answer.mask is not None and answer.mask.nonzero().flatten().tolist() == [1, 4, 7]
+    best = mp.solve(problem, mp.BranchAndBound())
+    assert answer.value == pytest.approx(best.value, rel=1e-9), "the right support, refitted, is the optimum"
+
+
+def test_peers_refuse_what_they_would_solve_wrongly() -> None:
+    problem = _problem()
+    boxed = mp.Problem(problem.loss, mp.Sparse(mp.Cardinality(3), box=1.0))
+    priced = mp.Problem(problem.loss, mp.Sparse(mp.Cardinality(3), price=1.0))
+    layer = mp.formulations.layerwise(torch.ones(1, 4), torch.eye(4), mp.Cardinality(2))
+    for other in (boxed, priced, layer):
+        assert "it takes least squares" in str(MatchingPursuit().rejects(other))
+
+
+@pytest.mark.exact
+def test_a_solver_behind_cvxpy_answers_with_a_judged_point_and_no_bound() -> None:
+    problem = _problem()
+    answer = ThroughCvxpy("SCIP").solve(problem, budget=mp.Budget(seconds=30))
+    assert judge(problem, answer).faults == () and answer.bound is None
+    assert answer.value == pytest.approx(mp.solve(problem, mp.BranchAndBound()).value, rel=1e-4)
+    assert "finds no solver" in str(ThroughCvxpy("NOT_THERE").rejects(problem))
