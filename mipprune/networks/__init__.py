@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mipprune.networks.blocks import Block, blocks
 from mipprune.networks.calibration import calibrate
+from mipprune.networks.costs import weight_costs, weight_macs
 from mipprune.networks.data import calibration_batches, image_tensor, read_arrays
 from mipprune.networks.evaluate import Fidelity, accuracy, embeddings, fidelity, perplexity
 from mipprune.networks.gram import Gram
@@ -47,4 +48,6 @@ __all__ = [
     "survey",
     "text_batches",
     "token_blocks",
+    "weight_costs",
+    "weight_macs",
 ]
