@@ -204,7 +204,7 @@ class Loss(ABC):
         Parameters
         ----------
         points : float64 Tensor, shape (B, size)
-            Each vanishes where its cell is off.
+            Any; one with a split vanishes where that split's cell is off.
         cells : Cells
             Splits in it were proven by :meth:`proves_split` on a cell that contains the one here.
         """

@@ -51,7 +51,9 @@ class SparseTree(Certificate):
     Parameters
     ----------
     index, children : int64 Tensor, shape (nodes,) and (nodes, 2)
-        Entry on which a node branches (-1 at a leaf), and the nodes where it is fixed off and on. Node 0 is the root.
+        Entry on which a node branches (-1 for none), and the nodes where it is fixed off and on. A node that does not
+        branch either is a leaf (children -1, -1) or goes on at its first child, with another tangent. Node 0 is the
+        root.
     tangent : int64 Tensor, shape (nodes,)
         The tangent of each node; -1 where a node only branches.
     point_start, point_entry, point_value : Tensor, shape (tangents + 1,) and twice (non-zeros,)
@@ -104,7 +106,11 @@ class SparseTree(Certificate):
     @property
     def leaves(self) -> int:
         """Number of leaves."""
-        return int((self.index < 0).sum())
+        return int(self._is_leaf.sum())
+
+    @property
+    def _is_leaf(self) -> Tensor:
+        return (self.index < 0) & (self.children[:, 0] < 0)
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +175,7 @@ class SparseTree(Certificate):
         """Whether nodes only branch; a leaf, or a node with steps, needs a tangent."""
         steps = np.diff(self.step_start.numpy())[batch.nodes]
         without = self.tangent.numpy()[batch.nodes] < 0
-        wrong = without & ((steps > 0) | (self.index.numpy()[batch.nodes] < 0))
+        wrong = without & ((steps > 0) | self._is_leaf.numpy()[batch.nodes])
         if wrong.any():
             raise CertificateError(f"tree: node {batch.nodes[wrong.argmax()]} has no tangent for what it discards")
         return without
@@ -190,6 +196,9 @@ class SparseTree(Certificate):
                 raise CertificateError(f"split: that of node {int(batch.nodes[row])} is not valid there")
 
     def _check_splits(self) -> None:
+            users = (self.split_of == int(number)).nonzero().ravel()
+            if not bool(allowed[self.point_entry[_places(self.point_start, users)]].all()):
+                raise CertificateError("split: a point of tangency has entries that are off where its split is proven")
         """Raise unless every split is used at or below the node that proves it."""
         if not len(self.split_node):
             return
@@ -199,13 +208,6 @@ class SparseTree(Certificate):
         nodes, owner = nodes[used >= 0], self.split_node[used[used >= 0]]
         if not bool(((first[owner] <= first[nodes]) & (first[nodes] < last[owner])).all()):
             raise CertificateError("split: one is used at a node that is not below the node that proves it")
-
-    def _supported(self, batch: Batch, size: int) -> Tensor:
-        """Return the points of a batch, which must vanish where its cells are off."""
-        points = self._points(self.tangent[torch.from_numpy(batch.nodes)], size)
-        if bool(((points != 0) & torch.from_numpy(batch.fixed < 0)).any()):
-            raise CertificateError("tree: a point of tangency has entries that are off at a node that uses it")
-        return points
 
     # ---------------------------------------------------------------------------------------- claims in float64
 
@@ -226,9 +228,10 @@ class SparseTree(Certificate):
     def _group_claims(self, setting: _Setting, batch: Batch) -> Tensor:
         """Return what some nodes prove, either all with a split or all without."""
         loss, size = setting.loss, batch.fixed.shape[1]
-        points, numbers = self._supported(batch, size), self.split_of[self.tangent[torch.from_numpy(batch.nodes)]]
+        tangents = self.tangent[torch.from_numpy(batch.nodes)]
+        points, numbers = self._points(tangents, size), self.split_of[tangents]
         splits = self._splits(numbers, loss.split_size) if int(numbers[0]) >= 0 else None
-        columns = np.flatnonzero((batch.fixed >= 0).any(axis=0))
+        columns = np.flatnonzero((batch.fixed >= 0).any(axis=0) | (points != 0).any(dim=0).numpy())
         if len(columns) <= _NARROW * size and loss.split_size == size:
             narrow = loss.narrow(torch.from_numpy(columns))
         else:
@@ -263,7 +266,7 @@ class SparseTree(Certificate):
                 new[limited.row, limited.entry] = limited.value
                 risen = totals.bound()[limited.row] + loss.limit_gain(models, new)[limited.row, limited.entry]
                 least.scatter_reduce_(0, limited.row, risen - 4e-16 * risen.abs(), "amin")
-        leaf = torch.from_numpy(self.index.numpy()[batch.nodes] < 0)
+        leaf = self._is_leaf[torch.from_numpy(batch.nodes)]
         rows = leaf.nonzero().ravel()
         if len(rows):
             state = _after(steps, on, off, lower, upper)
@@ -292,7 +295,7 @@ class SparseTree(Certificate):
 
     def _rational_parts(self, problem: Problem, setting: _Setting, batch: Batch) -> list[Fraction]:
         node, loss = int(batch.nodes[0]), setting.loss
-        point = self._supported(batch, problem.size)[0].reshape(problem.shape)
+        point = self._points(self.tangent[node : node + 1], problem.size)[0].reshape(problem.shape)
         number = int(self.split_of[self.tangent[node]])
         split = None if number < 0 else self._splits(torch.tensor([number]), loss.split_size)[0]
         fixed, lower, upper = batch.fixed[0], batch.lower[0].copy(), batch.upper[0].copy()
@@ -325,7 +328,7 @@ class SparseTree(Certificate):
             steps.append((j, kind, discarded))
         try:
             _, parts = rational_claims(model, gains, on, off, setting.most, steps)
-            if int(self.index[node]) < 0:
+            if bool(self._is_leaf[node]):
                 last = [gain(j, lower[j], upper[j]) if j not in off else Fraction(0) for j in range(problem.size)]
                 parts.append(rational_claims(model, last, *after, setting.most, [])[0])
         except OverflowError as error:
@@ -352,6 +355,13 @@ def _after(steps: Step, on: Tensor, off: Tensor, lower: Tensor, upper: Tensor) -
     if not len(steps.row):
         return on, off, lower, upper
     state = (off.clone(), on.clone(), lower.clone(), upper.clone())
+def _places(start: Tensor, rows: Tensor) -> Tensor:
+    """Where the entries of some sparse rows stand."""
+    counts = start[rows + 1] - start[rows]
+    within = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.repeat_interleave(start[rows], counts) + within
+
+
     for kind, part in zip((OFF, ON, LOWER, UPPER), state, strict=True):
         some = steps.kind == kind
         part[steps.row[some], steps.entry[some]] = True if kind in (OFF, ON) else steps.value[some]

@@ -201,8 +201,10 @@ def walk(tree: SparseTree, problem: Problem, rows: int) -> Iterator[Batch]:
             state.apply(entries[steps], kinds[steps], values[steps], node)
         branch, (out, into) = int(index[node]), children[node].tolist()
         if branch < 0:
-            if branch != -1 or out != -1 or into != -1:
+            if branch != -1 or into != -1 or out < -1:
                 raise CertificateError(f"tree: leaf {node} has index {branch} and children {[out, into]}")
+            if out >= 0:
+                stack.append((out, -1, OFF, state.mark))
         else:
             if branch >= problem.size or state.fixed[branch] != 0:
                 raise CertificateError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,11 @@ from ..core.problem import Problem
 from ..core.separable import Separable
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
+from ..errors import InvalidProblem
 from .relaxation import Relaxed, best_tangent, relax
+from .tree.drive import Checkpoint, drive
+from .tree.roads import node_bound
+from .tree.search import Settings
 
 __all__ = ["BranchAndBound"]
 
@@ -157,6 +162,14 @@ class BranchAndBound:
         Splitting steps at a node.
     splits : int
         Frank-Wolfe steps on the root's diagonal split.
+    intervals : bool
+        For sparse regression: narrow the intervals of kept entries on the way down.
+    memory : float
+        For sparse regression: GiB that the tree may take before the run stops.
+    checkpoint : callable, optional
+        For sparse regression: receives the solution so far every ``checkpoint_seconds``, for instance to save it; a run
+        goes on from it by ``solve(..., resume=solution)``.
+    checkpoint_seconds : float
 
     Notes
     -----
@@ -179,6 +192,10 @@ class BranchAndBound:
 
     iterations: int = 30
     splits: int = 8
+    intervals: bool = True
+    memory: float = 4.0
+    checkpoint: Callable[[Solution], None] | None = None
+    checkpoint_seconds: float = 60.0
 
     @property
     def name(self) -> str:
@@ -187,7 +204,7 @@ class BranchAndBound:
 
     def rejects(self, problem: Problem) -> str | None:
         """See :class:`mipprune.Solver`."""
-        if problem.size > _LARGEST:
+        if problem.size > _LARGEST and node_bound(problem) is None:
             return f"{problem.size} entries; the tree is meant for at most {_LARGEST} (use a heuristic and certify)"
         return None
 
@@ -198,10 +215,31 @@ class BranchAndBound:
         budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
+        resume: Solution | None = None,
     ) -> Solution:
-        """Solve; the answer carries the tree as its certificate. ``start`` is repaired and used as first incumbent."""
+        """Solve; the answer carries the tree as its certificate. ``start`` is repaired and used as first incumbent.
+
+        ``resume`` is an earlier solution whose :class:`~mipprune.SparseTree` is taken up again.
+        """
         accept(self, problem)
         budget = budget or Budget()
+        strategy = node_bound(problem)
+        if strategy is not None:
+            checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint, self.checkpoint_seconds)
+            settings = Settings(gap=budget.gap, intervals=self.intervals, memory=self.memory)
+            return drive(
+                problem,
+                strategy,
+                settings,
+                budget=budget,
+                start=start,
+                progress=progress,
+                resume=resume,
+                checkpoint=checkpoint,
+                name=self.name,
+            )
+        if resume is not None:
+            raise InvalidProblem("only trees over single entries (sparse regression) can be resumed")
         watch = Watch(budget, progress)
         work = problem.reference
         point = work.repair(work.loss.start() if start is None else exact(start))

@@ -165,13 +165,31 @@ def test_a_split_counts_only_where_it_is_proven() -> None:
         away.bound(problem)
 
 
-def test_a_point_must_vanish_where_its_cell_is_off() -> None:
+def test_a_point_must_vanish_where_its_split_is_not_proven() -> None:
     rng = np.random.default_rng(11)
     problem = make(rng, rows=12, size=4, form="price")
-    tree = random_tree(problem, rng, depth=2)
-    swapped = replace(tree, tangent=torch.full_like(tree.tangent, int(tree.tangent[0])))
-    with pytest.raises(CertificateError):
-        swapped.bound(problem)
+    split = exact(problem.loss.best_split()).numpy()
+    tree = next(
+        found
+        for found in iter(lambda: random_tree(problem, rng, splits=[split]), None)
+        if len(found.split_node) > 1 and int(found.split_node[-1]) > 0 and int(found.split_of[-1]) >= 0
+    )
+    everywhere = torch.arange(4).repeat(len(tree.split_of))
+    starts = 4 * torch.arange(len(tree.split_of) + 1)
+    full = replace(tree, point_start=starts, point_entry=everywhere, point_value=torch.ones(len(everywhere)).double())
+    with pytest.raises(CertificateError, match="off where its split is proven"):
+        full.bound(problem)
+
+
+def test_one_tangent_serves_a_whole_tree() -> None:
+    """Without a split any point is good anywhere, also one with entries that are off."""
+    rng = np.random.default_rng(12)
+    for _ in range(5):
+        problem = make(rng, rows=12, size=5, form="both")
+        tree = random_tree(problem, rng)
+        one, bound = replace(tree, tangent=torch.zeros_like(tree.tangent)).sealed(problem)
+        assert bound <= optimum(problem)
+        assert bound <= one.rational_bound(problem) <= optimum(problem) * (1 + 1e-12)
 
 
 def test_other_structures_are_refused() -> None:

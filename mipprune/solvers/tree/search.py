@@ -1,0 +1,285 @@
+"""Best-first search with dives over single entries; what it stores is the certificate."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...core.problem import Problem
+from ...core.solution import Stop
+from ...core.solver import Watch
+from .ledger import Ledger
+from .steps import discard
+from .strategy import Array, Node, NodeBound, Point, Relaxed
+
+__all__ = ["Search", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of the search, see :class:`~mipprune.BranchAndBound`."""
+
+    gap: float = 1e-4
+    intervals: bool = True
+    dive_every: int = 64
+    weight: float = 0.95
+    memory: float = 4.0
+    heuristic_every: int = 1
+
+
+@dataclass(eq=False)
+class Search:
+    """The state of one run over one tree."""
+
+    problem: Problem
+    strategy: NodeBound
+    settings: Settings
+    watch: Watch
+    ledger: Ledger = field(default_factory=Ledger)
+    value: float = math.inf
+    point: Point = (np.zeros(0, dtype=np.int64), np.zeros(0))
+    evaluated: int = 0
+    closed: float = math.inf
+    heap: list[tuple[float, int]] = field(default_factory=list)
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        self._base = self.strategy.root()
+        self._local = self._numbering()
+        self._done: set[int] = set()
+
+    def _numbering(self) -> Array:
+        local = np.full(self.problem.size, -1, dtype=np.int64)
+        local[self.strategy.columns] = np.arange(len(self.strategy.columns))
+        return local
+
+    @property
+    def cutoff(self) -> float:
+        """Bound at which a part is closed; a little below the tolerance asked for, so that rounding cannot spoil it."""
+        if not math.isfinite(self.value):
+            return math.inf
+        size = abs(self.value)
+        return self.value - max(0.999 * self.settings.gap * size, 1e-13 * max(size, self._scale))
+
+    @property
+    def _scale(self) -> float:
+        return float(self.problem.reference.loss.scale)
+
+    @property
+    def accuracy(self) -> float:
+        """Gap to which relaxations are solved."""
+        size = abs(self.value) if math.isfinite(self.value) else self._scale
+        return max(0.05 * self.settings.gap * size, 2e-14 * max(size, self._scale))
+
+    @property
+    def bound(self) -> float:
+        """Smallest bound over everything open or closed."""
+        return min(self.heap[0][0] if self.heap else math.inf, self.closed)
+
+    def offer(self, value: float, point: Point) -> None:
+        """Take a member of S as incumbent when it is better."""
+        if value < self.value:
+            self.value, self.point = value, point
+
+    def start(self) -> None:
+        """Add the root."""
+        number = self.ledger.add(-1, -1, 0, -1, -1)
+        heapq.heappush(self.heap, (-math.inf, number))
+
+    def run(self, until: float = math.inf) -> Stop | None:
+        """Work until the tree is closed or a limit is reached; an interrupt leaves the node at hand open.
+
+        ``None`` says that the clock (:func:`time.perf_counter`) reached ``until`` first.
+        """
+        reported = -math.inf
+        while self.heap:
+            if time.perf_counter() >= until:
+                return None
+            if self.heap[0][0] >= self.cutoff:
+                return Stop.GAP
+            reason = self._due()
+            if reason is not None:
+                return reason
+            item = heapq.heappop(self.heap)
+            diving = self.settings.dive_every and self.evaluated % self.settings.dive_every == 0
+            before = self.value
+            self._work(item, bool(diving))
+            if self.value < before or self.evaluated % 50 == 0 or self.evaluated == 1:
+                reported = max(reported, min(self.bound, self.value))
+                self.watch.report(self.value, reported if math.isfinite(reported) else None)
+        return Stop.GAP if self.closed >= self.cutoff else Stop.NUMERICAL
+
+    def _due(self) -> Stop | None:
+        reason = self.watch.due(nodes=self.evaluated)
+        if reason is None and self.ledger.nbytes + 200 * len(self.heap) > self.settings.memory * 2**30:
+            return Stop.NODES
+        return reason
+
+    def _work(self, item: tuple[float, int], diving: bool) -> None:
+        while True:
+            bound, number = item
+            ledger = self.ledger
+            mark = ledger.mark(), number, int(ledger.tangent.data[number]), int(ledger.split.data[number])
+            try:
+                children = self.process(number, bound)
+            except BaseException:  # an interrupt in the middle: the node is open again, and the tree is whole
+                ledger.undo(*mark)
+                self._done.clear()
+                heapq.heappush(self.heap, item)
+                raise
+            if not diving or not children:
+                for child in children:
+                    heapq.heappush(self.heap, child)
+                return
+            item, *others = children
+            for child in others:
+                heapq.heappush(self.heap, child)
+            if item[0] >= self.cutoff or self._due() is not None:
+                heapq.heappush(self.heap, item)
+                return
+
+    def state(self, number: int, bound: float) -> Node:
+        """Return the state in which a node is entered."""
+        from ...kernels.tree_paths import collect
+
+        ledger, base = self.ledger, self._base
+        fixed, lower, upper = base.fixed.copy(), base.lower.copy(), base.upper.copy()
+        limits = np.zeros(0) if base.limits is None else base.limits.copy()
+        collect(
+            number, ledger.parent.data, ledger.entry.data, ledger.side.data, ledger.step_start.data,
+            ledger.step_end.data, ledger.step_entry.data, ledger.step_kind.data, ledger.step_value.data,
+            self._local, fixed, lower, upper, limits,
+        )  # fmt: skip
+        tangent, split = int(ledger.tangent.data[number]), int(ledger.split.data[number])
+        start = base.start if tangent < 0 else ledger.point(tangent)
+        return Node(
+            number,
+            fixed,
+            lower,
+            upper,
+            None if base.limits is None else limits,
+            start,
+            bound,
+            0,
+            None if split < 0 else ledger.split_row(split),
+        )
+
+    def process(self, number: int, bound: float) -> list[tuple[float, int]]:
+        """Evaluate a node, store what follows, and return its open children as (bound, number), the likeliest first."""
+        node = self.state(number, bound)
+        while True:
+            found = self.strategy.evaluate(node, self.cutoff, self.accuracy, lambda: self.watch.remaining <= 0)
+            self.evaluated += 1
+            self._search_incumbent(node, found[-1])
+            for part in found:
+                if part.bound < bound:
+                    continue  # the tangent above is better
+                if number in self._done:
+                    number = self._below(number, node)
+                bound = part.bound
+                node = self._take(number, node, part)
+                if bound >= self.cutoff:
+                    self.closed = min(self.closed, bound)
+                    return []
+            split = self.strategy.sharpened(node)
+            if split is None:
+                break
+            number = self._below(number, node)
+            self.ledger.split.data[number] = self.ledger.add_split(number, *split)
+            node.split = split
+        children = self._branch(number, node, found[-1], bound)
+        if 0 in self._done:
+            self._narrow(node)
+        self._done.clear()
+        return children
+
+    def _take(self, number: int, node: Node, relaxed: Relaxed) -> Node:
+        """Store a tangent as that of a node, with all that it proves; return the state after it."""
+        ledger = self.ledger
+        if relaxed.split is None:
+            split = -1
+        elif relaxed.split is node.split:
+            split = int(ledger.split.data[number])
+        else:
+            split = ledger.add_split(number, *relaxed.split)
+            ledger.split.data[number] = split
+        ledger.tangent.data[number] = ledger.add_tangent(*relaxed.point, split)
+        self._done.add(number)
+        if relaxed.bound >= self.cutoff:
+            return node
+        steps, after, least = discard(
+            node, relaxed, self.cutoff, self.strategy.columns, self.strategy.price, intervals=self.settings.intervals
+        )
+        ledger.set_steps(number, steps)
+        self.closed = min(self.closed, least)
+        after.start, after.split = relaxed.point, relaxed.split or node.split
+        return after
+
+    def _below(self, number: int, node: Node) -> int:
+        """Let a node go on without branching."""
+        ledger = self.ledger
+        below = ledger.add(number, -1, 0, int(ledger.tangent.data[number]), int(ledger.split.data[number]))
+        ledger.children.data[number] = (below, -1)
+        node.number = below
+        return below
+
+    def _search_incumbent(self, node: Node, relaxed: Relaxed) -> None:
+        if self.evaluated == 1:
+            effort = 2
+        elif self.evaluated % self.settings.heuristic_every == 0:
+            effort = 0 if self.evaluated % 32 else 1
+        else:
+            return
+        for value, point in self.strategy.incumbents(node, relaxed, effort):
+            self.offer(value, point)
+
+    def _narrow(self, after: Node) -> None:
+        """Forget the entries that the root fixed off."""
+        if (after.fixed < 0).mean() < 0.1:
+            return
+        self.strategy = self.strategy.narrowed(after.fixed)
+        self._base = self.strategy.root()
+        self._local = self._numbering()
+
+    def _branch(self, number: int, node: Node, relaxed: Relaxed, bound: float) -> list[tuple[float, int]]:
+        """Open the children of a node whose steps are stored."""
+        ledger = self.ledger
+        free = node.fixed == 0
+        if not free.any() or int((node.fixed > 0).sum()) >= self.strategy.most:
+            return self._last(number, node, bound)
+        down, up = self.strategy.scores(node, relaxed)
+        weight = self.settings.weight
+        score = weight * np.minimum(down, up) + (1 - weight) * np.maximum(down, up)
+        score = np.where(free, score + 1e-9 * relaxed.shares * (1 - relaxed.shares) * score.max(initial=0.0), -1.0)
+        if not score.max() > 0:
+            score = np.where(free, np.abs(relaxed.gains), -1.0)
+        place = int(score.argmax())
+        gain = float(relaxed.gains[place])
+        positive = max(gain, 0.0)
+        entry = int(self.strategy.columns[place])
+        proven = (bound, bound)
+        if relaxed.bound >= bound:  # else the node keeps the tangent from above, of which only its bound is at hand
+            proven = (
+                max(bound, relaxed.bound + max(positive - relaxed.following, 0.0)),
+                max(bound, relaxed.bound + max(positive, relaxed.last) - gain),
+            )
+        ledger.index.data[number] = entry
+        tangent = int(ledger.tangent.data[number])
+        children = []
+        for side in (0, 1):
+            child = ledger.add(number, entry, side, tangent, int(ledger.split.data[number]))
+            ledger.children.data[number, side] = child
+            children.append((proven[side], child))
+        return children if relaxed.shares[place] < 0.5 else children[::-1]
+
+    def _last(self, number: int, node: Node, bound: float) -> list[tuple[float, int]]:
+        """Close a cell with a single support: go on once with another tangent if that one was not good enough."""
+        stored = self.ledger
+        if stored.step_end.data[number] == stored.step_start.data[number]:
+            self.closed = min(self.closed, bound)
+            return []
+        return [(bound, self._below(number, node))]
