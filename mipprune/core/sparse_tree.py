@@ -192,13 +192,14 @@ class SparseTree(Certificate):
             row = int((batch.nodes == int(self.split_node[number])).argmax())
             split = self._splits(torch.tensor([number]), loss.split_size)[0]
             valid = bool((split >= 0).all()) and bool(torch.isfinite(split).all())
-            if not valid or not loss.proves_split(split, torch.from_numpy(batch.fixed[row] >= 0)):
+            allowed = torch.from_numpy(batch.fixed[row] >= 0)
+            if not valid or not loss.proves_split(split, allowed):
                 raise CertificateError(f"split: that of node {int(batch.nodes[row])} is not valid there")
-
-    def _check_splits(self) -> None:
             users = (self.split_of == int(number)).nonzero().ravel()
             if not bool(allowed[self.point_entry[_places(self.point_start, users)]].all()):
                 raise CertificateError("split: a point of tangency has entries that are off where its split is proven")
+
+    def _check_splits(self) -> None:
         """Raise unless every split is used at or below the node that proves it."""
         if not len(self.split_node):
             return
@@ -336,6 +337,13 @@ class SparseTree(Certificate):
         return [part for part in parts if part is not None]
 
 
+def _places(start: Tensor, rows: Tensor) -> Tensor:
+    """Where the entries of some sparse rows stand."""
+    counts = start[rows + 1] - start[rows]
+    within = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.repeat_interleave(start[rows], counts) + within
+
+
 def _discarded(steps: Step, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Intervals that the steps discard; the whole interval for fixings, which do not use it. Shape (1, steps)."""
     low = torch.where(steps.kind == UPPER, torch.maximum(steps.value, lower), lower)
@@ -355,13 +363,6 @@ def _after(steps: Step, on: Tensor, off: Tensor, lower: Tensor, upper: Tensor) -
     if not len(steps.row):
         return on, off, lower, upper
     state = (off.clone(), on.clone(), lower.clone(), upper.clone())
-def _places(start: Tensor, rows: Tensor) -> Tensor:
-    """Where the entries of some sparse rows stand."""
-    counts = start[rows + 1] - start[rows]
-    within = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return torch.repeat_interleave(start[rows], counts) + within
-
-
     for kind, part in zip((OFF, ON, LOWER, UPPER), state, strict=True):
         some = steps.kind == kind
         part[steps.row[some], steps.entry[some]] = True if kind in (OFF, ON) else steps.value[some]
