@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from .baselines import frequent_rules, lasso_rules
 from .binning import QuantileBinner
+from .candidates import Candidates, binned_candidates
 from .conditions import Condition, Rule
 from .extraction import extract_rules
+from .fire import fire_rules
 from .matrix import RuleMatrix
 from .readers import TreeArrays, read_trees
+from .stability import binned_key, dice_sorensen, jaccard, mean_agreement, ochiai, percentage_of_overlap
+from .weighted_sum import weighted_sum_rules
 
-__all__ = ["Condition", "QuantileBinner", "Rule", "RuleMatrix", "TreeArrays", "extract_rules", "read_trees"]
+__all__ = [
+    "Candidates",
+    "Condition",
+    "QuantileBinner",
+    "Rule",
+    "RuleMatrix",
+    "TreeArrays",
+    "binned_candidates",
+    "binned_key",
+    "dice_sorensen",
+    "extract_rules",
+    "fire_rules",
+    "frequent_rules",
+    "jaccard",
+    "lasso_rules",
+    "mean_agreement",
+    "ochiai",
+    "percentage_of_overlap",
+    "read_trees",
+    "weighted_sum_rules",
+]
