@@ -29,7 +29,7 @@ def _data(problem: Problem) -> _Data | None:
         return None
     if not isinstance(structure.supports, Cardinality) or structure.box is not None:
         return None
-    if bool(torch.as_tensor(structure.price).any()) or problem.on is not None:
+    if bool(torch.as_tensor(structure.price_per_entry).any()) or problem.on is not None:
         return None
     design, response = loss.design.double().cpu().numpy(), loss.response.double().cpu().numpy()
     return design, response, min(structure.supports.count, design.shape[1])
