@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from .allocation import allocation
+from .channels import CoupledLayer, channel_widths, width_options
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
 
-__all__ = ["allocation", "layerwise", "network_pruning", "transposable_mask"]
+__all__ = [
+    "CoupledLayer",
+    "allocation",
+    "channel_widths",
+    "layerwise",
+    "network_pruning",
+    "transposable_mask",
+    "width_options",
+]

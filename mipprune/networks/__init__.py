@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mipprune.networks.blocks import Block, blocks
 from mipprune.networks.calibration import calibrate
+from mipprune.networks.channels import ChannelGraph, PrunedChannels, channel_graph, prune_channels
 from mipprune.networks.costs import weight_costs, weight_macs
 from mipprune.networks.data import calibration_batches, image_tensor, read_arrays
 from mipprune.networks.evaluate import Fidelity, accuracy, embeddings, fidelity, perplexity
@@ -18,12 +19,14 @@ from mipprune.networks.text import english_text, read_text, text_batches, token_
 __all__ = [
     "Block",
     "BlockWalker",
+    "ChannelGraph",
     "Fidelity",
     "Gram",
     "LayerProgress",
     "LayerRow",
     "Loaded",
     "PrunableLayer",
+    "PrunedChannels",
     "Report",
     "Skipped",
     "Stage",
@@ -33,6 +36,7 @@ __all__ = [
     "blocks",
     "calibrate",
     "calibration_batches",
+    "channel_graph",
     "embeddings",
     "english_text",
     "fidelity",
@@ -43,6 +47,7 @@ __all__ = [
     "perplexity",
     "prunable",
     "prune",
+    "prune_channels",
     "read_arrays",
     "read_text",
     "survey",
