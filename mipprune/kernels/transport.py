@@ -25,7 +25,7 @@ __all__ = ["SWEEPS", "Transport", "solve_blocks"]
 
 SWEEPS = 64
 """sweeps after which a block is left to the exact repair"""
-_LOCAL = 12  # sweeps after a warm start that move only the lines whose count is wrong
+_LOCAL = 8  # sweeps after a warm start that may move wrong lines alone; size / 2 for large blocks
 _BALANCE_AT = 5  # sweeps of the equality problem before the potentials are clamped (at most n)
 _ENTRIES = 1 << 22  # entries treated at once, which bounds the temporaries
 _PARALLEL = 1 << 15  # entries below which waking threads costs more than it saves
@@ -160,7 +160,7 @@ def _sweep(
     balance_at = min(_BALANCE_AT, last) if first == 0 else _BALANCE_AT
     settings = {
         "first_sweep": first,
-        "local_until": 0 if start is None else first + _LOCAL,
+        "local_until": 0 if start is None else first + max(_LOCAL, size // 2),
         "sweeps": last,
         "relax": relax,
         "balance_at": balance_at,

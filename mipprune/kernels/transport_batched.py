@@ -26,6 +26,13 @@ def _wrong(kept: Tensor, count: int, potential: Tensor, at_most: bool) -> Tensor
     return short | (kept > count)
 
 
+def _chosen(wrong: Tensor, local: bool) -> Tensor:
+    """Lines that move: the wrong ones where they are few, otherwise all of the block."""
+    if not local:
+        return torch.ones_like(wrong)
+    return wrong | (wrong.sum(dim=1, keepdim=True) > wrong.shape[1] // 4)
+
+
 def _moved(potential: Tensor, middle: Tensor, first: bool, relax: int, clamp: bool) -> Tensor:
     if clamp:
         middle = middle.clamp_min(0)
@@ -61,7 +68,7 @@ def sweep_batched(
     first_sweep, sweeps : int
         The sweeps are numbered from ``first_sweep`` (0 for a cold start) up to ``sweeps``.
     local_until : int
-        Sweeps before this one move only the lines that keep too many or too few.
+        Sweeps before this one move only the lines that keep too many or too few, where these are at most a quarter.
     relax : int
         The over-relaxation is ``1 + 2^-relax``.
     balance_at : int
@@ -95,15 +102,12 @@ def sweep_batched(
         if sweep == sweeps or len(index) == 0:
             break
         target = _moved(u, _middle(table, count, 2), sweep == 0, relax, clamp)
-        u = torch.where(wrong, target, u) if sweep < local_until else target
+        wrong = _chosen(wrong, sweep < local_until)
+        u = torch.where(wrong, target, u)
         table = a - u.unsqueeze(2)
         target = _moved(v, _middle(table, count, 1), sweep == 0, relax, clamp)
-        if sweep < local_until:
-            late = _wrong((table > v.unsqueeze(1)).sum(dim=1), count, v, at_most)
-            v = torch.where(late, target, v)
-            used[index] += (wrong.sum(dim=1) + late.sum(dim=1)).to(torch.int32)
-        else:
-            v = target
-            used[index] += 2 * codes.shape[1]
+        late = _chosen(_wrong((table > v.unsqueeze(1)).sum(dim=1), count, v, at_most), sweep < local_until)
+        v = torch.where(late, target, v)
+        used[index] += (wrong.sum(dim=1) + late.sum(dim=1)).to(torch.int32)
     rows[index], columns[index] = u, v
     return (codes - rows.unsqueeze(2) - columns.unsqueeze(1)) > 0, rows, columns, used

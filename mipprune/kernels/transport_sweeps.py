@@ -45,18 +45,18 @@ def _subtract(scores, potential, size, group, out):  # type: ignore[no-untyped-d
 
 
 @_inline
-def _update(table, count, potential, lanes, first, relax, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _update(table, count, potential, chosen, lanes, first, relax, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
     upper, lower = table[count - 1], table[count]
     for lane in range(lanes):
         middle = (upper[lane] + lower[lane]) >> 1
         if clamp:
             middle = max(middle, np.int32(0))
-        if first:
-            potential[lane] = middle
-        else:
+        if not first:
             step = middle - potential[lane]
-            moved = potential[lane] + step + (step >> relax)
-            potential[lane] = max(moved, np.int32(0)) if clamp else moved
+            middle = potential[lane] + step + (step >> relax)
+            if clamp:
+                middle = max(middle, np.int32(0))
+        potential[lane] = middle if chosen[lane] else potential[lane]
 
 
 @_compile
@@ -78,32 +78,48 @@ def _store(u, v, start, rows, columns):  # type: ignore[no-untyped-def]  # pragm
 
 
 @_inline
-def _wrong(table, potential, size, group, active, count, at_most, kept, lines):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """List the lines of active blocks that keep too many or too few, and return how many there are."""
-    lanes = group * size
+def _mark(table, potential, lanes, count, at_most, kept, wrong):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Mark the lines that keep too many or too few."""
     for lane in range(lanes):
         kept[lane] = 0
-    for k in range(size):
+    for k in range(table.shape[0]):
         entries = table[k]
         for lane in range(lanes):
-            kept[lane] += entries[lane] > potential[lane]
-    found = 0
-    for block in range(group):
-        if active[block]:
-            for lane in range(block * size, (block + 1) * size):
-                if kept[lane] > count or (kept[lane] < count and (not at_most or potential[lane] > 0)):
-                    lines[found] = lane
-                    found += 1
-    return found
+            kept[lane] += np.int32(1) if entries[lane] > potential[lane] else np.int32(0)
+    for lane in range(lanes):
+        short = (kept[lane] < count) & ((not at_most) | (potential[lane] > 0))
+        wrong[lane] = np.int32(1) if (kept[lane] > count) | short else np.int32(0)
 
 
-@_inline
-def _fits(table, potential, start, size, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for i in range(start, start + size):
+@_compile
+def _choose(wrong, size, active, local, lines, moved):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Mark what moves: the wrong lines of a block where they are few, or all; list them unless a whole block moves."""
+    found, whole = 0, not local
+    for block in range(len(active)):
+        start, bad = block * size, 0
+        for lane in range(start, start + size):
+            bad += wrong[lane]
+        if not active[block]:
+            bad = 0
+        elif not local or bad > size // 4:
+            bad, whole = size, True
+        moved[block] += bad
+        for lane in range(start, start + size):
+            if bad == size or bad == 0:
+                wrong[lane] = bad > 0
+            elif wrong[lane]:
+                lines[found] = lane
+                found += 1
+    return -1 if whole else found
+
+
+@_compile
+def _columns_fit(by_row, u, v, start, size, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for j in range(start, start + size):
         kept = 0
-        for k in range(size):
-            kept += table[k, i] > potential[i]
-        if kept > count or (kept < count and (not at_most or potential[i] > 0)):
+        for i in range(size):
+            kept += by_row[i, j] - u[start + i] > v[j]
+        if kept > count or (kept < count and (not at_most or v[j] > 0)):
             return False
     return True
 
@@ -113,7 +129,6 @@ def compiled(size: int) -> tuple[Any, int]:
     """Return the kernel for blocks of one size, and how many blocks it treats together."""
     group = max(1, _LANES // size)
     lanes = group * size
-    room = -(-lanes // _VECTOR) * _VECTOR
 
     @compiled_if_possible()
     def run(  # type: ignore[no-untyped-def]  # pragma: no cover
@@ -134,8 +149,9 @@ def compiled(size: int) -> tuple[Any, int]:
         by_column = np.zeros((size, lanes), np.int32)  # [j, row i of each block]
         by_row = np.zeros((size, lanes), np.int32)  # [i, column j of each block]
         table = np.zeros((size, lanes), np.int32)
-        packed = np.zeros((size, room), np.int32)  # the lines that move, where only some do
-        few, kept_of = np.zeros(room, np.int32), np.zeros(lanes, np.int32)
+        packed = np.zeros((size, _VECTOR), np.int32)  # lines that move, where only some do
+        few, all_of = np.zeros(_VECTOR, np.int32), np.ones(_VECTOR, np.int32)
+        kept, wrong = np.zeros(lanes, np.int32), np.zeros(lanes, np.int32)
         lines, moved = np.zeros(lanes, np.int64), np.zeros(group, np.int32)
         u, v = np.zeros(lanes, np.int32), np.zeros(lanes, np.int32)
         active = np.zeros(group, np.bool_)
@@ -160,48 +176,42 @@ def compiled(size: int) -> tuple[Any, int]:
                 if at_most and sweep == balance_at:
                     _balance(u, v, size, number)
                 _subtract(by_column, v, size, group, table)
-                if clamp or not at_most:
-                    for block in range(number):
-                        start = block * size
-                        if not active[block] or not _fits(table, u, start, size, count, at_most):
-                            continue
-                        columns_fit = True
-                        for j in range(start, start + size):
-                            kept = 0
-                            for i in range(size):
-                                kept += by_row[i, j] - u[start + i] > v[j]
-                            if kept > count or (kept < count and (not at_most or v[j] > 0)):
-                                columns_fit = False
-                                break
-                        if columns_fit:
-                            active[block] = False
-                            left -= 1
-                            used[first + block] = moved[block]
-                            _store(u, v, start, rows[first + block], columns[first + block])
+                _mark(table, u, lanes, count, at_most, kept, wrong)
+                for block in range(number if clamp or not at_most else 0):
+                    start = block * size
+                    bad = 0
+                    for lane in range(start, start + size):
+                        bad += wrong[lane]
+                    if active[block] and bad == 0 and _columns_fit(by_row, u, v, start, size, count, at_most):
+                        active[block] = False
+                        left -= 1
+                        used[first + block] = moved[block]
+                        _store(u, v, start, rows[first + block], columns[first + block])
                 if left == 0 or sweep == sweeps:
                     break
                 for side in range(2):
                     potential = u if side == 0 else v
                     if side == 1:
                         _subtract(by_row, u, size, group, table)
-                    if sweep >= local_until:
+                        if sweep < local_until:
+                            _mark(table, v, lanes, count, at_most, kept, wrong)
+                    found = _choose(wrong, size, active, sweep < local_until, lines, moved)
+                    if found < 0:
                         _select(table, comparators, lanes)
-                        _update(table, count, potential, lanes, sweep == 0, relax, clamp)
-                        for block in range(group):
-                            moved[block] += size
+                        _update(table, count, potential, wrong, lanes, sweep == 0, relax, clamp)
                         continue
-                    found = _wrong(table, potential, size, group, active, count, at_most, kept_of, lines)
-                    for k in range(size):
-                        for place in range(found):
-                            packed[k, place] = table[k, lines[place]]
-                    for place in range(found):
-                        few[place] = potential[lines[place]]
-                        moved[lines[place] // size] += 1
-                    width = (found + _VECTOR - 1) // _VECTOR * _VECTOR
-                    _select(packed, comparators, width)
-                    _update(packed, count, few, width, False, relax, clamp)
-                    for place in range(found):
-                        potential[lines[place]] = few[place]
+                    for part in range(0, found, _VECTOR):
+                        width = min(_VECTOR, found - part)
+                        for place in range(width):
+                            few[place] = potential[lines[part + place]]
+                        for k in range(size):
+                            entries, chosen = table[k], packed[k]
+                            for place in range(width):
+                                chosen[place] = entries[lines[part + place]]
+                        _select(packed, comparators, _VECTOR)
+                        _update(packed, count, few, all_of, _VECTOR, False, relax, clamp)
+                        for place in range(width):
+                            potential[lines[part + place]] = few[place]
             for block in range(number):
                 if active[block]:
                     start = block * size

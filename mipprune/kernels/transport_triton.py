@@ -124,11 +124,12 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
         active = tl.where(ends, 0, active)
         if tl.sum(active, axis=0) > 0:
             whole = sweep >= local_until
-            chosen = late | whole
+            chosen = late | whole | (tl.sum(late.to(tl.int32), axis=1) > size // 4)[:, None]
             u = tl.where(chosen, _moved(u, _middle(table, size - count), sweep == 0, relax, clamp), u)
             moved += active * tl.sum(chosen.to(tl.int32), axis=1)
             across = by_column - u[:, None, :]
-            chosen = _wrong(across, v, count, at_most) | whole
+            late = _wrong(across, v, count, at_most)
+            chosen = late | whole | (tl.sum(late.to(tl.int32), axis=1) > size // 4)[:, None]
             v = tl.where(chosen, _moved(v, _middle(across, size - count), sweep == 0, relax, clamp), v)
             moved += active * tl.sum(chosen.to(tl.int32), axis=1)
         sweep += 1
