@@ -7,6 +7,7 @@ from .channels import CoupledLayer, channel_widths, width_options
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
+from .rules import rule_selection
 
 __all__ = [
     "CoupledLayer",
@@ -14,6 +15,7 @@ __all__ = [
     "channel_widths",
     "layerwise",
     "network_pruning",
+    "rule_selection",
     "transposable_mask",
     "width_options",
 ]

@@ -24,8 +24,10 @@ from .oracle import Oracle
 from .permutation import Permutation, search_permutation
 from .projected_gradient import ProjectedGradient
 from .relaxation import certify
+from .rule_swaps import RuleSwaps
 from .scip import Scip
 from .spdy import SpdyDP
+from .tree_descent import PricePoint, TreeDescent
 
 __all__ = [
     "ADMM",
@@ -43,12 +45,15 @@ __all__ = [
     "Oracle",
     "PatternMask",
     "Permutation",
+    "PricePoint",
     "ProjectedGradient",
     "RandomMask",
+    "RuleSwaps",
     "Scip",
     "SparseGPT",
     "SpdyDP",
     "SweepMask",
+    "TreeDescent",
     "TwoApproximationMask",
     "Wanda",
     "certify",
@@ -73,10 +78,12 @@ ALL = (
     PatternMask,
     ProjectedGradient,
     RandomMask,
+    RuleSwaps,
     Scip,
     SparseGPT,
     SpdyDP,
     SweepMask,
+    TreeDescent,
     TwoApproximationMask,
     Wanda,
 )

@@ -198,6 +198,7 @@ def best_tangent(
     watch: Watch,
     target: float = math.inf,
     dtype: torch.dtype | None = None,
+    strength: float = 0.1,
 ) -> Bounded:
     """Search for the tangent with the largest bound: relaxations for a fixed split, Frank-Wolfe steps between them.
 
@@ -214,6 +215,8 @@ def best_tangent(
         Bound at which the search ends.
     dtype : torch.dtype, optional
         Precision of the search.
+    strength : float
+        See :func:`relax`.
 
     Notes
     -----
@@ -223,12 +226,15 @@ def best_tangent(
     work_dtype = working_dtype(problem.size, dtype)
     work = problem.to(dtype=work_dtype)
     split = problem.loss.best_split()
-    start: Relaxed | Tensor = point.to(device=work.loss.start().device, dtype=work_dtype)
+    like = work.loss.start()
+    start: Relaxed | Tensor = point.to(device=like.device, dtype=work_dtype)
     best: Bounded | None = None
     value, calls = problem.value(point), 0
     for number in range(splits + 1):
         used = torch.zeros((), dtype=torch.float64) if split is None else split
-        relaxed = relax(work, used.to(work.loss.start()), start, iterations=iterations, cutoff=target, watch=watch)
+        relaxed = relax(
+            work, used.to(like), start, iterations=iterations, cutoff=target, watch=watch, strength=strength
+        )
         calls += relaxed.iterations
         tangent, bound = Tangent.bounded(problem, relaxed.point, split)
         if best is None or bound > best.bound:
@@ -253,6 +259,7 @@ def certify(
     splits: int = 5,
     iterations: int = 30,
     dtype: torch.dtype | None = None,
+    strength: float = 0.1,
     progress: Progress | None = None,
 ) -> Solution:
     """Attach the best lower bound found to a solution: a point of tangency that anyone can check.
@@ -271,6 +278,9 @@ def certify(
         Splitting steps for each split.
     dtype : torch.dtype, optional
         Precision of the search; the bound itself is always evaluated in float64 on the CPU.
+    strength : float
+        Weight of the coupling in the splitting method, > 0; about 1 suits rule selection and other problems with more
+        columns than samples, with some hundred iterations.
     progress : callable, optional
         Receives (seconds, value, bound); returning ``True`` stops.
 
@@ -294,8 +304,10 @@ def certify(
     """
     budget = budget or Budget()
     watch = Watch(budget, progress)
-    if splits < 0 or iterations < 1:
-        raise InvalidProblem(f"certify needs splits >= 0 and iterations >= 1; got {splits} and {iterations}")
+    if splits < 0 or iterations < 1 or not strength > 0:
+        raise InvalidProblem(
+            f"certify needs splits >= 0, iterations >= 1 and strength > 0; got {splits}, {iterations}, {strength}"
+        )
     given = solution.point if isinstance(solution, Solution) else solution
     earlier = solution if isinstance(solution, Solution) and solution.fingerprint == problem.fingerprint else None
     point = (
@@ -315,7 +327,14 @@ def certify(
     if stop is not Stop.GAP:
         try:
             found = best_tangent(
-                problem, point, splits=splits, iterations=iterations, watch=watch, target=target, dtype=dtype
+                problem,
+                point,
+                splits=splits,
+                iterations=iterations,
+                watch=watch,
+                target=target,
+                dtype=dtype,
+                strength=strength,
             )
             calls = found.iterations
             if found.bound > bound:

@@ -97,6 +97,13 @@ class Antichain(Supports):
         return children(self._forest[0])
 
     @cached_property
+    def _leaves(self) -> Array:
+        parent, _ = self._forest
+        inner = np.zeros(len(parent), dtype=bool)
+        inner[parent[parent >= 0]] = True
+        return np.flatnonzero(~inner)
+
+    @cached_property
     def _fixed(self) -> tuple[Array, Array, int]:
         """Entries kept, entries that may still be chosen, and how many of them at most (-1: nothing is admissible)."""
         from ..kernels.antichains import between
@@ -190,16 +197,14 @@ class Antichain(Supports):
         from scipy import sparse
 
         parent, _ = self._forest
-        inner = np.zeros(len(parent), dtype=bool)
-        inner[parent[parent >= 0]] = True
-        here = np.flatnonzero(~inner)
+        here = self._leaves
         row, rows, columns = np.arange(len(here)), [], []
         while len(here):
             rows.append(row)
             columns.append(here)
             above = parent[here]
             row, here = row[above >= 0], above[above >= 0]
-        leaves = int((~inner).sum())
+        leaves = len(self._leaves)
         if not rows:
             return sparse.csr_array((leaves, len(parent)), dtype=np.float64)
         places = (np.concatenate(rows), np.concatenate(columns))
@@ -235,6 +240,19 @@ class Antichain(Supports):
         if self.count is not None and int(on.sum()) >= self.count:
             implied = implied | ~on.to(off.device)
         return on, off | implied
+
+    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor:
+        """See :meth:`Supports.spread`; with a budget over the paths and the budget, which hold a little more."""
+        from ..kernels.antichain_spread import spread
+
+        parent, order = self._forest
+        on, free, left = self._fixed
+        z = on.astype(np.float64)
+        if left > 0:
+            loads = np.where(free, exact(weight.abs()).numpy(), 0.0)
+            offsets = exact(offset.expand(weight.shape)).numpy()
+            z += spread(parent, order, self._leaves, loads, offsets, float(price), float(min(left, len(z))), 1e-3)
+        return torch.from_numpy(z).to(weight)
 
     def describe(self) -> str:
         """See :meth:`Supports.describe`."""
