@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.adapters import Sparse
+from ..core.arrays import as_tensor, exact
 from ..core.certificate import Tangent
 from ..core.problem import Problem
 from ..core.separable import Separable
@@ -20,7 +21,7 @@ from ..errors import CertificateError
 from ..losses import LeastSquares
 from .cut_master import Master, MasterRun
 from .cuts import Cut, CutPool
-from .exact import Incumbent, Outcome, first_member, mask_model
+from .exact import Incumbent, Outcome, mask_model
 from .exchange import exchange
 
 __all__ = ["CutSearch"]
@@ -80,8 +81,11 @@ class CutSearch:
             self.master.add(self.pool.cuts)
         else:
             self.master.replace_rows(self.rows, self.pool.cuts)
-        member = first_member(self.problem, start)
-        if member is None:
+        # The oracle's choice at zero costs nothing; the loss's own start would be a regression on all columns.
+        zero = torch.zeros(self.problem.shape, dtype=torch.float64)
+        given = zero if start is None else exact(as_tensor(start, "start", shape=self.problem.shape))
+        member = self.problem.repair(given)
+        if self.problem.violation(member) != 0:
             found = self._any_mask()
             if found is None:
                 due = self.watch.due()
