@@ -30,6 +30,11 @@ CHOSEN: dict[str, Sequence[dict[str, Any]]] = {
         for scores in ("gaussian", "t3", "columns", "integers")
         for pattern in ("2:4", "4:8", "8:16")
     ],
+    "rule_selection": [
+        {"trees": 2, "depth": 3, "rows": 100, "count": 4, "gamma": gamma, "antichain": antichain}
+        for gamma in (0.01, 0.05)
+        for antichain in (True, False)
+    ],
 }
 """Parameters by family; seeds 0 and 1 of each."""
 

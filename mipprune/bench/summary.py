@@ -179,7 +179,7 @@ def shown(number: float | None, digits: int) -> str:
 
 
 def per_cent(share: float | None) -> str:
-    """Return a share as per cent, or a dash; tiny ones in powers of ten, so that 0 means 0."""
+    """Return a share as per cent, or a dash; tiny ones in powers of ten, and rounding errors as 0."""
     if share is None or not math.isfinite(share):
         return "-"
-    return f"{100 * share:.2f} %" if share == 0 or share >= 1e-4 else f"{100 * share:.0e} %"
+    return f"{100 * share:.2f} %" if share < 1e-12 or share >= 1e-4 else f"{100 * share:.0e} %"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ...errors import InvalidProblem
 from .family import Family, label
 from .layerwise import LAYERWISE
+from .rule_selection import RULE_SELECTION
 from .transposable_masks import TRANSPOSABLE_MASKS
 
 __all__ = ["ALL", "Family", "find", "label", "suite"]
 
-ALL = (LAYERWISE, TRANSPOSABLE_MASKS)
+ALL = (LAYERWISE, TRANSPOSABLE_MASKS, RULE_SELECTION)
 """Every family, in the order of reports."""
 
 
