@@ -64,7 +64,7 @@ def random_forest(rows: int, trees: int, depth: int, seed: int) -> tuple[torch.T
     return torch.from_numpy(matrix), torch.from_numpy(response), torch.tensor(parents)
 
 
-def _diabetes(trees: int, depth: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _diabetes(trees: int, depth: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     try:
         from sklearn.datasets import load_diabetes
         from sklearn.ensemble import RandomForestRegressor
@@ -90,14 +90,12 @@ def _build(
     source: str = "synthetic",
     antichain: bool = True,
 ) -> Problem:
-    if source == "synthetic":
-        matrix, response, parents = random_forest(rows, trees, depth, seed)
-    elif source == "diabetes":
-        matrix, response, parents = _diabetes(trees, depth, seed)
-    else:
+    if source not in ("synthetic", "diabetes"):
         raise InvalidProblem(f"source {source!r} is not known; choose synthetic or diabetes")
-    parents = parents if antichain else None
-    return rule_selection(matrix, response, gamma=gamma, count=count, antichain=antichain, parents=parents)
+    forest = random_forest(rows, trees, depth, seed) if source == "synthetic" else _diabetes(trees, depth, seed)
+    matrix, response, parents = forest
+    above = parents if antichain else None
+    return rule_selection(matrix, response, gamma=gamma, count=count, antichain=antichain, parents=above)
 
 
 _SOLVERS: dict[str, Callable[[], Solver]] = {
