@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from .allocation import allocation
 from .channels import CoupledLayer, channel_widths, width_options
+from .flops import flop_selection, lamp_scores
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
 from .rules import rule_selection
+from .stable import most_frequent, stability_levels, stable_rules
 
 __all__ = [
     "CoupledLayer",
     "allocation",
     "channel_widths",
+    "flop_selection",
+    "lamp_scores",
     "layerwise",
+    "most_frequent",
     "network_pruning",
     "rule_selection",
+    "stability_levels",
+    "stable_rules",
     "transposable_mask",
     "width_options",
 ]
