@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -17,7 +18,7 @@ from .separable import Separable
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Cells", "Loss", "Models", "open_entries"]
+__all__ = ["Appraisal", "Cells", "Loss", "Models", "open_entries"]
 
 
 class Cells(NamedTuple):
@@ -31,6 +32,17 @@ class Cells(NamedTuple):
     """(B, split_size): the split of each node's tangent, proven already; ``None`` means the loss's own curvature"""
     limits: Tensor | None = None
     """(B, m): proven upper bounds of quantities of the loss at each node, see :meth:`Loss.limits`"""
+
+
+class Appraisal(NamedTuple):
+    """Lower bounds of cells and of their parts, for losses that know better ones than a separable model gives."""
+
+    bound: Tensor
+    """(B,), rounding allowance subtracted"""
+    if_on: Tensor
+    """(B, size): of the part of the cell where a free entry is kept; at least ``bound``"""
+    if_off: Tensor
+    """(B, size): of the part where it is zero"""
 
 
 class Models(NamedTuple):
@@ -222,6 +234,25 @@ class Loss(ABC):
             return Models(torch.zeros(0, dtype=torch.float64), empty, empty, empty)
         constant = torch.tensor(constants, dtype=torch.float64)
         return Models(constant, torch.stack(linears), torch.stack(curvatures), torch.stack(errors))
+
+    def appraise(self, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor) -> Appraisal | None:
+        """Return bounds of the loss plus price over cells, from a point for each; ``None``: use :meth:`tangents`.
+
+        Parameters
+        ----------
+        points, cells
+            As in :meth:`tangents`.
+        price : float64 Tensor, shape (size,)
+        lower, upper : float64 Tensor, shape (B, size)
+            Intervals of kept entries.
+        """
+        return None
+
+    def rational_appraise(
+        self, point: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor
+    ) -> tuple[Fraction, list[Fraction], list[Fraction]] | None:
+        """Return :meth:`appraise` for one cell (B = 1) in exact arithmetic: bound, if_on, if_off."""
+        return None
 
     def proves_split(self, split: Tensor, allowed: Tensor) -> bool:
         """Tell whether a flat split is proven valid for points that vanish outside the flat mask ``allowed``."""

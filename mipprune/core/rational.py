@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .arrays import exact
 
-__all__ = ["ExactArray", "RationalModel", "is_positive_semidefinite", "rational", "total"]
+__all__ = ["ExactArray", "RationalModel", "is_positive_semidefinite", "log_below", "rational", "total"]
 
 ExactArray = Any
 """A numpy object array of :class:`fractions.Fraction`; numpy's own types cannot say so."""
@@ -39,6 +39,24 @@ def rational(tensor: Tensor) -> ExactArray:
 def total(terms: ExactArray) -> Fraction:
     """Return the exact sum of an object array of Fractions."""
     return sum(terms.ravel().tolist(), Fraction(0))
+
+
+def log_below(value: Fraction, bits: int = 120) -> Fraction:
+    """Return a rational number below ``log(value)`` by about ``2**-bits``, from interval arithmetic (value > 0).
+
+    Examples
+    --------
+    >>> float(log_below(Fraction(1, 2)))
+    -0.6931471805599453
+    """
+    from mpmath import MPIntervalContext  # type: ignore[import-untyped]
+
+    context = MPIntervalContext()
+    context.prec = bits
+    enclosure = context.log(context.mpf(value.numerator) / context.mpf(value.denominator))
+    sign, mantissa, exponent, _ = enclosure._mpi_[0]
+    below = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+    return -below if sign else below
 
 
 def is_positive_semidefinite(matrix: ExactArray) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import CertificateError, Unsupported
 from .adapters import Sparse, exact_decrease
+from .appraised import appraised_claims, rational_claims_of
 from .arrays import exact
 from .certificate import Certificate
 from .loss import Cells, Loss, Models
@@ -168,7 +169,7 @@ class SparseTree(Certificate):
         if not isinstance(structure, Sparse) or count is None:
             raise Unsupported("this tree is for Sparse(AnySupport(), ...) and Sparse(Cardinality(k), ...)")
         check_arrays(self, problem.size)
-        price = exact(torch.as_tensor(structure.price_per_entry)).expand(problem.shape).reshape(-1)
+        price = exact(torch.as_tensor(structure.price_per_entry, dtype=torch.float64)).expand(problem.shape).reshape(-1)
         return _Setting(problem.reference.loss, structure, count, price)
 
     def _is_idle(self, batch: Batch) -> Array:
@@ -247,7 +248,12 @@ class SparseTree(Certificate):
         lower, upper = (torch.from_numpy(s[:, columns]).expand(fixed.shape) for s in (batch.lower, batch.upper))
         price = setting.price[torch.from_numpy(columns)]
         limits = None if batch.limits is None else torch.from_numpy(batch.limits)
-        models = loss.tangents(points, Cells(on, off, splits, limits))
+        cells = Cells(on, off, splits, limits)
+        table = loss.appraise(points, cells, price, lower, upper)
+        if table is not None:
+            steps, leaf = self._steps(batch.nodes, columns), self._is_leaf[torch.from_numpy(batch.nodes)]
+            return appraised_claims(loss, points, cells, price, (lower, upper), table, steps, leaf)
+        models = loss.tangents(points, cells)
         gains = gain_bounds(setting.structure, models, lower, upper, price)
         totals = Totals.of(gains, on, off, setting.most, models.constant)
         least = torch.full((len(fixed),), math.inf, dtype=torch.float64)
@@ -300,6 +306,19 @@ class SparseTree(Certificate):
         number = int(self.split_of[self.tangent[node]])
         split = None if number < 0 else self._splits(torch.tensor([number]), loss.split_size)[0]
         fixed, lower, upper = batch.fixed[0], batch.lower[0].copy(), batch.upper[0].copy()
+        place = slice(int(self.step_start[node]), int(self.step_start[node + 1]))
+        state = torch.from_numpy(fixed).unsqueeze(0)
+        exactly = rational_claims_of(
+            loss,
+            point.reshape(-1),
+            Cells(state > 0, state < 0, None if split is None else split.unsqueeze(0)),
+            setting.price,
+            (torch.from_numpy(lower).unsqueeze(0), torch.from_numpy(upper).unsqueeze(0)),
+            list(zip(self.step_entry[place].tolist(), self.step_kind[place].tolist(), strict=True)),
+            bool(self._is_leaf[node]),
+        )
+        if exactly is not None:
+            return exactly
         allowed = torch.from_numpy(fixed >= 0).reshape(problem.shape)
         used = loss.own_split() if split is None else split.reshape(problem.shape)
         model = loss.rational_minorant(point, used, allowed)
@@ -312,7 +331,6 @@ class SparseTree(Certificate):
 
         on, off = set(np.flatnonzero(fixed > 0).tolist()), set(np.flatnonzero(fixed < 0).tolist())
         gains = [gain(j, lower[j], upper[j]) if j not in off else Fraction(0) for j in range(problem.size)]
-        place = slice(int(self.step_start[node]), int(self.step_start[node + 1]))
         listed = (part[place].tolist() for part in (self.step_entry, self.step_kind, self.step_value))
         steps: list[tuple[int, int, Fraction | None]] = []
         after = (set(on), set(off))

@@ -105,7 +105,10 @@ class State:
             self.fixed[problem.on.reshape(-1).numpy()] = 1
             self.fixed[problem.off.reshape(-1).numpy()] = -1
         sides = structure.box or (-np.inf, np.inf)
-        lower, upper = (exact(torch.as_tensor(side)).expand(problem.shape).reshape(-1).numpy().copy() for side in sides)
+        lower, upper = (
+            exact(torch.as_tensor(side, dtype=torch.float64)).expand(problem.shape).reshape(-1).numpy().copy()
+            for side in sides
+        )
         self.lower, self.upper, self.intervals = lower, upper, intervals
         limits = problem.reference.loss.limits()
         self.limits = None if limits is None else exact(limits).numpy().copy()

@@ -16,7 +16,7 @@ import torch
 import mipprune.losses
 from mipprune import CertificateError, InvalidProblem, LeastSquares, Linear, Loss, LowRank, Quadratic
 from mipprune.core.loss import open_entries
-from mipprune.losses import ALL
+from mipprune.losses import ALL, PseudoLikelihood
 from mipprune.testing import check_loss
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -56,6 +56,13 @@ LOSSES: dict[str, Any] = {
     "low rank, dependent gradients": lambda: LowRank(INPUTS[:2].repeat(3, 2), CENTER.ravel(), 1.0),
     "low rank, no gradients to speak of": lambda: LowRank(torch.zeros(2, 5), CENTER[0], 1e-8),
     "low rank, one weight": lambda: LowRank([[2.0]], [3.0], 1.0),
+    "pseudo-likelihood": lambda: PseudoLikelihood(GRAM / 30, 0.1),
+    "pseudo-likelihood, no ridge": lambda: PseudoLikelihood(GRAM / 30),
+    "pseudo-likelihood, ridges": lambda: PseudoLikelihood(GRAM / 30, torch.cat([RIDGES, RIDGES])),
+    "pseudo-likelihood, units": lambda: PseudoLikelihood(GRAM * UNITS * UNITS.unsqueeze(1), 1.0),
+    "pseudo-likelihood, float32": lambda: PseudoLikelihood(GRAM.float() / 30, 0.1),
+    "pseudo-likelihood, ill-conditioned": lambda: PseudoLikelihood(ill_conditioned(), 0.01),
+    "pseudo-likelihood, two nodes": lambda: PseudoLikelihood([[2.0, 1.0], [1.0, 3.0]], 0.1),
     "linear": lambda: Linear(CENTER, 1.5),
     "linear, vector": lambda: Linear(RESPONSE),
 }

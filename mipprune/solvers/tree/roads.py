@@ -5,6 +5,8 @@ from __future__ import annotations
 from ...core.adapters import Sparse
 from ...core.problem import Problem
 from ...losses.least_squares import LeastSquares
+from ...losses.pseudo_likelihood import PseudoLikelihood
+from .graph import GraphBound
 from .regression import RegressionBound
 from .strategy import NodeBound
 
@@ -20,4 +22,6 @@ def node_bound(problem: Problem) -> NodeBound | None:
         return None
     if isinstance(problem.loss, LeastSquares):
         return RegressionBound.of(problem) if RegressionBound.takes(problem) else None
+    if isinstance(problem.loss, PseudoLikelihood):
+        return GraphBound.of(problem) if GraphBound.takes(problem) else None
     return None

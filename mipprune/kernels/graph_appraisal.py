@@ -1,0 +1,208 @@
+"""Bounds of a graphical model and of its parts where a pair is kept or zero, from a few off-diagonal entries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .pairs import nodes_of, pair_index, pattern_of, split_pairs
+from .threads import over_rows
+
+__all__ = ["Appraised", "Penalties", "Places", "Shift", "appraise", "diagonal_guess", "places_of"]
+
+Array = np.ndarray[Any, Any]
+
+_ROUNDS = 8  # fixed-point steps for the diagonal: it is only a guide, any positive numbers give a valid bound
+_BLOCK = 64  # rows in one piece of work
+_U = 2.0**-53
+
+
+class Penalties(NamedTuple):
+    """Price, ridge (without 1/2) and box of the pairs, float64 of length size, or 1 when the same for all."""
+
+    price: Array
+    ridge: Array
+    lower: Array
+    upper: Array
+
+    def at(self, flat: Array) -> Penalties:
+        """Return the penalties of some pairs."""
+        return Penalties(*(part[flat] if len(part) > 1 else np.full(len(flat), part[0]) for part in self))
+
+
+class Shift(NamedTuple):
+    """Curvature ``D_ij = common_j + extra_ij`` that row i hands to the penalty of (i, j)."""
+
+    common: Array
+    """(p,)"""
+    extra: Array
+    """(p, p), or (0, 0) when there is none"""
+
+    @classmethod
+    def none(cls, p: int) -> Shift:
+        """Return no shift at all."""
+        return cls(np.zeros(p), np.zeros((0, 0)))
+
+    def at(self, i: Array, j: Array) -> Array:
+        """Return ``D_ij`` for some (i, j)."""
+        return self.common[j] + self.extra[i, j] if len(self.extra) else self.common[j]
+
+
+class Places(NamedTuple):
+    """Pairs as a symmetric sparse pattern with everything that coordinate descent needs by place."""
+
+    indptr: Array
+    indices: Array
+    twin: Array
+    pair: Array
+    shift: Array
+    kept: Array
+    penalties: Penalties
+
+
+def places_of(flat: Array, p: int, fixed: Array | None, shift: Shift, penalties: Penalties) -> Places:
+    """Return the pattern of some pairs (flat, without repetition); ``fixed`` (size,) tells which of them are kept."""
+    pattern = pattern_of(*split_pairs(flat, p), p)
+    state = np.zeros(len(flat), dtype=np.int8) if fixed is None else fixed[flat]
+    rows = np.repeat(np.arange(p), np.diff(pattern.indptr))
+    by_place = state[pattern.pair]
+    curvature = np.where(by_place == 0, shift.at(rows, pattern.indices), 0.0)
+    return Places(*pattern, curvature, by_place > 0, penalties.at(flat[pattern.pair]))
+
+
+class Appraised(NamedTuple):
+    """What a few off-diagonal entries prove; rounding is subtracted."""
+
+    bound: float
+    """of the whole cell"""
+    if_on: Array
+    """(size,) of the part where a free pair is kept; empty unless asked for"""
+    if_off: Array
+    """(size,) of the part where it is zero"""
+    known: float
+    """what the bound would be if the diagonal were known: a guide, no proof"""
+    theta: Array
+    """(p,) the diagonal around which the intervals lie"""
+
+
+def _around(
+    matrix: Array, entries: Array, values: Array, fixed: Array, shift: Shift, penalties: Penalties
+) -> tuple[Places, Array, Array]:
+    """Return the pattern of the entries, their values by place, and the diagonal that goes with them."""
+    from .graph_descent import diagonal_of
+
+    inside = values != 0.0
+    entries, values = entries[inside], values[inside]
+    places = places_of(entries, len(matrix), fixed, shift, penalties)
+    value = values[places.pair]
+    return places, value, diagonal_of(matrix, *places[:3], value, places.shift, *places.penalties, _ROUNDS)
+
+
+def diagonal_guess(
+    matrix: Array, entries: Array, values: Array, fixed: Array, shift: Shift, penalties: Penalties
+) -> Array:
+    """Return the diagonal around which :func:`appraise` lays its intervals."""
+    return _around(matrix, entries, values, fixed, shift, penalties)[2]
+
+
+def appraise(
+    matrix: Array,
+    largest: Array,
+    entries: Array,
+    values: Array,
+    fixed: Array,
+    shift: Shift,
+    penalties: Penalties,
+    *,
+    parts: bool = True,
+    grid: Array | None = None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Appraised:
+    """Bound a cell of the search space.
+
+    Parameters
+    ----------
+    matrix : float64 array, shape (p, p)
+        S, positive semidefinite, C-contiguous.
+    largest : float64 array, shape (p,)
+        Largest absolute entry of each row of S.
+    entries, values : arrays
+        Off-diagonal entries by flat index of the pair, ascending; zero on pairs that are off. Any will do.
+    fixed : int8 array, shape (size,)
+        -1 off, 1 on, 0 free.
+    shift : Shift
+        S without row and column i, less ``Diag(D_i)``, must be positive semidefinite on the pairs of row i that are not
+        off; whoever calls has that proven.
+    penalties : Penalties
+    parts : bool
+        Whether the bounds of parts are wanted.
+    grid : array, optional
+        Ends of the intervals of the diagonal.
+    go_on : callable
+        Asked now and then; ``False`` ends the work with the bound ``-inf``.
+    """
+    from .graph_bound import GRID, appraise_rows
+
+    p = len(matrix)
+    size = p * (p - 1) // 2
+    assert nodes_of(size) == p
+    places, value, theta = _around(matrix, entries, values, fixed, shift, penalties)
+    base, constant, known = np.zeros(p), np.zeros(p), np.zeros(p)
+    if_on, if_off = (np.zeros(size if parts else 0) for _ in range(2))
+    ends = GRID if grid is None else grid
+
+    def task(first: int, last: int) -> tuple[Array, Array]:
+        grown = np.zeros((2, last - first, p))
+        appraise_rows(
+            first, last, matrix, largest, places.indptr, places.indices, value, theta, shift.common, shift.extra,
+            fixed, *penalties, ends, base, constant, grown[0], grown[1], known,
+        )  # fmt: skip
+        return grown[0], grown[1]
+
+    if p <= _BLOCK:
+        on, off = task(0, p)
+        if parts:
+            upper = np.triu_indices(p, 1)
+            if_on, if_off = on[upper] + on.T[upper], off[upper] + off.T[upper]
+    else:
+        done = _by_blocks(task, p, (if_on, if_off) if parts else None, go_on)
+        if done < p:
+            return Appraised(-math.inf, if_on, if_off, math.nan, theta)
+    terms = np.concatenate([base, constant])
+    bound = math.fsum(terms.tolist()) if np.isfinite(terms).all() else -math.inf
+    if math.isfinite(bound):
+        bound -= 2.0 * _U * abs(bound)
+    if parts:
+        for grown in (if_on, if_off):
+            grown += bound
+            grown -= 8.0 * _U * (abs(bound) + np.abs(grown))
+    return Appraised(bound, if_on, if_off, float(known.sum()), theta)
+
+
+def _by_blocks(
+    task: Callable[[int, int], tuple[Array, Array]],
+    p: int,
+    totals: tuple[Array, Array] | None,
+    go_on: Callable[[], bool],
+) -> int:
+    """Run blocks of rows on all threads; the growth of a pair is added up over its two rows."""
+    from threading import Lock
+
+    lock = Lock()
+
+    def work(first: int, last: int) -> None:
+        found = task(first, last)
+        if totals is None:
+            return
+        with lock:  # a pair gets exactly two numbers, so that the order of the blocks does not change the sum
+            for total, grown in zip(totals, found, strict=True):
+                for i in range(first, last):
+                    start = i * (2 * p - i - 1) // 2
+                    total[start : start + p - i - 1] += grown[i - first, i + 1 :]
+                    before = np.arange(i, dtype=np.int64)
+                    total[pair_index(before, np.full(i, i), p)] += grown[i - first, :i]
+
+    return over_rows(work, p, chunk=_BLOCK, go_on=go_on)

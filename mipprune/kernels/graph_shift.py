@@ -1,0 +1,165 @@
+"""Curvature of S that its rows can hand to the penalties of a graphical model: the search for good shifts.
+
+Row i may hand over a diagonal ``D_i >= 0`` as long as S without row and column i, less ``Diag(D_i)``, is positive
+semidefinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import diagonal_split
+from .graph_appraisal import Penalties, Shift
+from .pairs import split_pairs
+
+__all__ = ["best_shift", "common_shift", "shares_of", "shift_weights"]
+
+Array = np.ndarray[Any, Any]
+Point = tuple[Array, Array]
+
+_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05)
+_ROWWISE = 128  # nodes up to which each row gets a diagonal of its own
+_LEAST = 1e-6  # share of the diagonal of S below which a shift is not worth its proof
+
+
+def shares_of(value: Array, price: Array, bend: Array, lower: Array, upper: Array) -> Array:
+    """Return the share z in [0, 1] of an edge that the envelope pays for at each value (zero is not inside the box)."""
+    side = np.where(value > 0, upper, -lower)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        full = np.minimum(np.where(bend > 0, np.sqrt(price / np.where(bend > 0, bend, 1.0)), np.inf), side)
+        share = np.where(full > 0, np.abs(value) / full, 1.0)
+    return np.where(value == 0, 0.0, np.minimum(share, 1.0))
+
+
+def shift_weights(flat: Array, value: Array, theta: Array, shift: Shift, penalties: Penalties) -> Array:
+    """Return (p, p) what the relaxation gains by a little more of each ``D_ij``, at its solution."""
+    p = len(theta)
+    out = np.zeros((p, p))
+    inside = value != 0.0
+    flat, value = flat[inside], value[inside]
+    i, j = split_pairs(flat, p)
+    own = penalties.at(flat)
+    bend = own.ridge + shift.at(i, j) / theta[i] + shift.at(j, i) / theta[j]
+    share = shares_of(value, own.price, bend, own.lower, own.upper)
+    weight = value * value * (1.0 / np.maximum(share, 1e-12) - 1.0)
+    out[i, j], out[j, i] = weight / theta[i], weight / theta[j]
+    return out
+
+
+def _schur(matrix: torch.Tensor, free: Array, kept: Array) -> torch.Tensor:
+    """Return the matrix of the free nodes with the kept ones minimised out."""
+    inner = matrix[free][:, free]
+    if not len(kept):
+        return inner
+    across = matrix[kept][:, free]
+    rest: torch.Tensor = inner - across.mT @ torch.linalg.solve(matrix[kept][:, kept], across)
+    return rest
+
+
+class _Rows:
+    """The matrices of the rows: free nodes with the kept ones minimised out, those that are off left out."""
+
+    def __init__(self, matrix: Array, state: Array) -> None:
+        self.matrix, self.state = torch.from_numpy(matrix), state
+        p = len(matrix)
+        others = ~np.eye(p, dtype=bool)
+        self.free = [np.flatnonzero((state[i] == 0) & others[i]) for i in range(p)]
+        kept = [np.flatnonzero((state[i] > 0) & others[i]) for i in range(p)]
+        self.parts = [_schur(self.matrix, self.free[i], kept[i]) for i in range(p)]
+        self.inside = torch.from_numpy((state >= 0) & others)
+
+    def uniform(self) -> torch.Tensor:
+        """Return the smallest eigenvalue of each row's matrix on its free nodes."""
+        rows = torch.zeros_like(self.matrix)
+        for i, (free, part) in enumerate(zip(self.free, self.parts, strict=True)):
+            if len(free):
+                rows[i, free] = float(torch.linalg.eigvalsh(part)[0])
+        return rows.clamp_min(0.0)
+
+    def steepest(self, weights: Array) -> torch.Tensor:
+        """Return valid rows that nearly maximise the weighted sum."""
+        rows = torch.zeros_like(self.matrix)
+        for i, (free, part) in enumerate(zip(self.free, self.parts, strict=True)):
+            if len(free):
+                weight = torch.from_numpy(weights[i])[free]
+                rows[i, free] = diagonal_split.maximise(part, weight + 0.05 * weight.mean())
+        return rows
+
+    def proven(self, rows: torch.Tensor) -> torch.Tensor:
+        """Shrink each row a little until the proof goes through, in the form in which it will be checked."""
+        return torch.stack(
+            [
+                diagonal_split.shrink_until_valid(self.matrix, rows[i : i + 1], self.inside[i : i + 1])[0]
+                for i in range(len(rows))
+            ]
+        )
+
+
+def common_shift(matrix: Array) -> Shift | None:
+    """Return the smallest eigenvalue of S for all rows; ``None`` when it is next to nothing."""
+    tensor = torch.from_numpy(matrix)
+    common = torch.full((len(matrix),), float(torch.linalg.eigvalsh(tensor)[0]), dtype=torch.float64)
+    common = diagonal_split.shrink_until_valid(tensor, common * (1.0 - 1e-9))
+    if not float(common.max()) > _LEAST * float(tensor.diagonal().min()):
+        return None
+    return Shift(common.numpy(), np.zeros((0, 0)))
+
+
+def best_shift(
+    matrix: Array,
+    state: Array,
+    bound: Callable[[Shift, Point], tuple[float, Point, Array]],
+    start: Point,
+    steps: int,
+    first: Shift | None = None,
+) -> Shift | None:
+    """Return the shift with the best bound found, by Frank-Wolfe steps with a line search on the bound itself.
+
+    Parameters
+    ----------
+    matrix : float64 array, shape (p, p)
+    state : int8 array, shape (p, p)
+        -1 for pairs that are off, 1 for kept ones, 0 for free ones.
+    bound : callable
+        The bound for a shift from a warm start, with the relaxation's solution and :func:`shift_weights` there.
+    start : Point
+    steps : int
+    first : Shift, optional
+        One that is valid already; default the uniform one.
+
+    Returns
+    -------
+    Shift or None
+        ``None`` when there is none worth its proof.
+    """
+    p = len(matrix)
+    if p > _ROWWISE:
+        return common_shift(matrix)
+    rows = _Rows(matrix, state)
+    none = np.zeros(p)
+    extra = rows.uniform().numpy()
+    best, point, weights = bound(Shift(none, extra), start)
+    if first is not None:
+        given = np.where(state == 0, first.at(np.arange(p)[:, None], np.arange(p)[None, :]), 0.0)
+        found = bound(Shift(none, given), start)
+        if found[0] > best:
+            extra, (best, point, weights) = given, found
+    if not extra.max() > _LEAST * matrix.diagonal().min():
+        return None
+    for _ in range(steps):
+        if not weights.any():
+            break
+        toward = rows.steepest(weights).numpy()
+        tried = []
+        for size in _STEPS:
+            mixed = (1.0 - size) * extra + size * toward
+            tried.append((*bound(Shift(none, mixed), point), mixed))
+        step = max(tried, key=lambda item: item[0])
+        if step[0] <= best + 1e-6 * abs(best):
+            break
+        best, point, weights, extra = step
+    return Shift(none, rows.proven(torch.from_numpy(extra)).numpy())

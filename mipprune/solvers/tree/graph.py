@@ -1,0 +1,290 @@
+"""Node bounds of the pseudo-likelihood of a graphical model under a price for each edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.adapters import Sparse
+from ...core.arrays import exact
+from ...core.problem import Problem
+from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise, places_of
+from ...kernels.graph_search import improve
+from ...kernels.graph_shift import best_shift, shift_weights
+from ...kernels.pairs import split_pairs
+from ...losses.pseudo_likelihood import PseudoLikelihood
+from .strategy import Array, Node, Point, Relaxed
+
+__all__ = ["GraphBound"]
+
+_CHUNK = 25  # sweeps between looks at the clock
+_ALL = 48  # nodes up to which every pair that is left takes part in the descent from the start
+_FEW = 0.5  # share of an edge above which it is rounded up
+
+
+@dataclass(eq=False)
+class GraphBound:
+    """Relaxations by coordinate descent, bounds row by row with curvature of S moved into the penalties.
+
+    Parameters
+    ----------
+    loss : PseudoLikelihood
+        In float64 on the CPU.
+    price, lower, upper : float64 array, shape (size,)
+    shifts : int
+        Steps of the search for the shift at the root.
+    renewal : float
+        The shift is chosen anew where fewer than this share of the pairs it was made for are still free.
+    """
+
+    loss: PseudoLikelihood
+    price: Array
+    lower: Array
+    upper: Array
+    shifts: int = 12
+    renewal: float = 0.7
+
+    @classmethod
+    def takes(cls, problem: Problem) -> bool:
+        """Tell whether bounds exist: zero is in the box, every pair has a ridge or a box, and S is convex by proof."""
+        structure, loss = problem.structure, problem.reference.loss
+        assert isinstance(structure, Sparse) and isinstance(loss, PseudoLikelihood)
+        lower, upper = (
+            exact(torch.as_tensor(side, dtype=torch.float64)) for side in structure.box or (-math.inf, math.inf)
+        )
+        count = structure.supports.largest_count(problem.size)
+        tied = (exact(torch.as_tensor(loss.ridge, dtype=torch.float64)) > 0) | (
+            torch.isfinite(lower) & torch.isfinite(upper)
+        )
+        inside = bool((lower <= 0).all()) and bool((upper >= 0).all())
+        return count is not None and count >= problem.size and inside and bool(tied.all()) and loss.is_convex
+
+    @classmethod
+    def of(cls, problem: Problem) -> GraphBound:
+        """Return the strategy for a problem of the right kind."""
+        structure, loss = problem.structure, problem.reference.loss
+        assert isinstance(structure, Sparse) and isinstance(loss, PseudoLikelihood)
+
+        def spread(value: Any) -> Array:
+            return np.array(exact(torch.as_tensor(value, dtype=torch.float64)).expand(problem.size).numpy())
+
+        lower, upper = structure.box or (-math.inf, math.inf)
+        return cls(loss, spread(structure.price_per_entry), spread(lower), spread(upper))
+
+    @property
+    def columns(self) -> Array:
+        """See :class:`NodeBound`."""
+        return np.arange(len(self.price))
+
+    @property
+    def most(self) -> int:
+        """See :class:`NodeBound`."""
+        return len(self.price)
+
+    @cached_property
+    def penalties(self) -> Penalties:
+        """Of all pairs."""
+        ridge = exact(torch.as_tensor(self.loss.ridge, dtype=torch.float64)).numpy()
+        return Penalties(self.price, np.array(ridge), self.lower, self.upper)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: the data, not what is derived from them."""
+        return {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
+
+    def root(self) -> Node:
+        """See :class:`NodeBound`."""
+        size = len(self.price)
+        empty = (np.zeros(0, dtype=np.int64), np.zeros(0))
+        return Node(0, np.zeros(size, dtype=np.int8), self.lower, self.upper, None, empty, -math.inf, 0)
+
+    def narrowed(self, fixed: Array) -> GraphBound:
+        """See :class:`NodeBound`; pairs that are off cost nothing here."""
+        return self
+
+    # --------------------------------------------------------------------------------------------------- bounds
+
+    def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
+        """See :class:`NodeBound`: with the shift, and without it where that may prove more."""
+        p = self.loss.nodes
+        first = self._relaxed(node, _shift_of(node.split, p), node.split, node.start, accuracy, stop)
+        if first.bound >= cutoff or node.split is None or not self._is_late(node):
+            return [first]
+        plain = self._relaxed(node, Shift.none(p), None, first.point, accuracy, stop)
+        return [plain] if plain.bound > first.bound else [first]
+
+    def _is_late(self, node: Node) -> bool:
+        """Whether so few pairs are free that the unshifted relaxation may be the better one."""
+        return int((node.fixed == 0).sum()) <= 2 * self.loss.nodes
+
+    def _relaxed(
+        self, node: Node, shift: Shift, split: Point | None, start: Point, accuracy: float, stop: Callable[[], bool]
+    ) -> Relaxed:
+        flat, value, theta = self._descend(node, shift, start, accuracy, stop)
+        found = self._appraise(node, flat, value, shift)
+        inside = value != 0.0
+        entries, values = flat[inside], value[inside]
+        size = len(self.price)
+        primal, shares = np.zeros(size), np.where(node.fixed > 0, 1.0, 0.0)
+        primal[entries] = values
+        bend = self._bends(entries, shift, theta)
+        free = node.fixed[entries] == 0
+        box = np.where(values > 0, self.upper[entries], -self.lower[entries])
+        with np.errstate(divide="ignore"):
+            full = np.minimum(np.sqrt(self.price[entries] / bend), box)
+        shares[entries[free]] = np.minimum(np.abs(values[free]) / full[free], 1.0)
+        grown_on, grown_off = found.if_on - found.bound, found.if_off - found.bound
+        gains = np.where(grown_off > grown_on, grown_off, -grown_on)
+        return Relaxed(
+            (entries, values), found.bound, gains, 0.0, 0.0, np.zeros(size), np.zeros(size), primal, shares,
+            found.known, split,
+        )  # fmt: skip
+
+    def _appraise(self, node: Node, flat: Array, value: Array, shift: Shift) -> Appraised:
+        order = np.argsort(flat)
+        return appraise(
+            self.loss.matrix, self.loss.largest, flat[order], value[order], node.fixed, shift, self.penalties
+        )
+
+    def _descend(
+        self, node: Node, shift: Shift, start: Point, accuracy: float, stop: Callable[[], bool]
+    ) -> tuple[Array, Array, Array]:
+        """Return the pairs of the relaxation's solution, ascending, its values and its diagonal."""
+        from ...kernels.graph_descent import descend
+
+        matrix, p = self.loss.matrix, self.loss.nodes
+        first = np.zeros(len(self.price))
+        first[start[0]] = start[1]
+        first[node.fixed < 0] = 0.0
+        flat = np.flatnonzero(node.fixed >= 0 if p <= _ALL else (first != 0) | (node.fixed > 0))
+        tolerance = max(1e-10, 1e-2 * math.sqrt(accuracy) / p)
+        theta = 1.0 / matrix.diagonal()
+        for _ in range(50):
+            places = places_of(flat, p, node.fixed, shift, self.penalties)
+            value = first[flat][places.pair]
+            done, change = 0, math.inf
+            while done < 1000 and change > tolerance and not stop():
+                swept, change = descend(
+                    matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, True, tolerance,
+                    _CHUNK,
+                )  # fmt: skip
+                done += swept
+            first[flat[places.pair]] = value
+            if p <= _ALL or stop():
+                break
+            missing = self._violated(node, flat, first, theta, shift)
+            if not len(missing):
+                break
+            flat = np.union1d(flat, missing)
+        return flat, first[flat], theta
+
+    def _violated(self, node: Node, flat: Array, dense: Array, theta: Array, shift: Shift) -> Array:
+        """Return free pairs outside the pattern whose slope exceeds that of the envelope at zero."""
+        from ...kernels.graph_search import slopes_of
+
+        p = self.loss.nodes
+        slopes = slopes_of(self.loss.matrix, flat, dense[flat], theta)
+        others = np.flatnonzero(node.fixed == 0)
+        bend = self._bends(others, shift, theta)
+        box = np.where(slopes[others] < 0, self.upper[others], -self.lower[others])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            full = np.minimum(np.sqrt(self.price[others] / bend), box)
+            steep = np.where(full > 0, self.price[others] / full + bend * full, np.inf)
+        candidates = others[np.abs(slopes[others]) > steep * (1 + 1e-9)]
+        fresh = np.setdiff1d(candidates, flat, assume_unique=True)
+        if len(fresh) > 4 * len(flat) + 4 * p:
+            strongest = np.argsort(-np.abs(slopes[fresh]), kind="stable")[: 4 * len(flat) + 4 * p]
+            fresh = fresh[strongest]
+        return fresh
+
+    def _bends(self, flat: Array, shift: Shift, theta: Array) -> Array:
+        """Curvature of the penalties with the shift, at the diagonal at hand."""
+        i, j = split_pairs(flat, self.loss.nodes)
+        ridge = self.penalties.ridge[flat] if len(self.penalties.ridge) > 1 else self.penalties.ridge[0]
+        bend: Array = ridge + shift.at(i, j) / theta[i] + shift.at(j, i) / theta[j]
+        return bend
+
+    def sharpened(self, node: Node) -> Point | None:
+        """See :class:`NodeBound`: at the root, and again where many pairs have been fixed since."""
+        p, accuracy = self.loss.nodes, 1e-6 * self.loss.scale
+        old = None if node.split is None else _shift_of(node.split, p)
+        if old is not None and (not len(old.extra) or not self._has_changed(node, old)):
+            return None
+        i, j = split_pairs(np.arange(len(self.price)), p)
+        state = np.zeros((p, p), dtype=np.int8)
+        state[i, j] = state[j, i] = node.fixed
+
+        def bound(shift: Shift, start: Point) -> tuple[float, Point, Array]:
+            flat, value, theta = self._descend(node, shift, start, accuracy, lambda: False)
+            found = self._appraise(node, flat, value, shift)
+            return found.bound, (flat, value), shift_weights(flat, value, theta, shift, self.penalties)
+
+        shift = best_shift(self.loss.matrix, state, bound, node.start, self.shifts if old is None else 2, old)
+        if shift is None:
+            return None
+        row = np.concatenate([shift.common, shift.extra.reshape(-1) if len(shift.extra) else np.zeros(p * p)])
+        entries = np.flatnonzero(row)
+        return entries, row[entries]
+
+    def _has_changed(self, node: Node, shift: Shift) -> bool:
+        """Whether much fewer pairs are free than where the shift was made (it is positive on those that were)."""
+        then = 0.5 * np.count_nonzero(shift.extra)
+        return bool((node.fixed == 0).sum() < self.renewal * then)
+
+    def scores(self, node: Node, relaxed: Relaxed) -> tuple[Array, Array]:
+        """See :class:`NodeBound`: the change along one coordinate, the others and the diagonal at rest."""
+        size, p = len(self.price), self.loss.nodes
+        down, up = np.maximum(relaxed.gains, 0.0), np.maximum(-relaxed.gains, 0.0)
+        inside = np.flatnonzero((relaxed.primal != 0) & (node.fixed == 0))
+        if not len(inside):
+            return np.where(node.fixed == 0, down + 1e-12, 0.0), np.where(node.fixed == 0, up + 1e-12, 0.0)
+        assert len(down) == size
+        shift = _shift_of(relaxed.split, p)
+        i, j = split_pairs(inside, p)
+        matrix, t = self.loss.matrix, np.abs(relaxed.primal[inside])
+        inverse = matrix.diagonal()  # of the order of the inverse of the diagonal
+        bend = self._bends(inside, shift, 1.0 / inverse)
+        a = (matrix[j, j] - shift.at(i, j)) * inverse[i] + (matrix[i, i] - shift.at(j, i)) * inverse[j]
+        slope = 2.0 * a * t + 2.0 * np.sqrt(self.price[inside] * bend)
+        whole = relaxed.shares[inside] >= 1.0
+        lost = np.where(whole, (a + bend) * t * t - self.price[inside], a * t * t)
+        paid = self.price[inside] - slope * slope / (4.0 * (a + bend)) + a * t * t
+        down[inside] = np.maximum(down[inside], np.maximum(lost, 0.0))
+        up[inside] = np.maximum(up[inside], np.where(whole, 0.0, np.maximum(paid, 0.0)))
+        return down, up
+
+    # ----------------------------------------------------------------------------------------------- incumbents
+
+    def incumbents(self, node: Node, relaxed: Relaxed, effort: int) -> list[tuple[float, Point]]:
+        """See :class:`NodeBound`."""
+        support = np.flatnonzero(relaxed.primal)
+        starts = [support] if effort else []
+        starts.append(np.flatnonzero(relaxed.shares > _FEW))
+        if effort == 2:
+            starts.append(np.zeros(0, dtype=np.int64))
+        return [self._improved((entries, relaxed.primal[entries]), 10 if effort else 0) for entries in starts]
+
+    def improved_from(self, point: Point) -> list[tuple[float, Point]]:
+        """See :class:`NodeBound`."""
+        return [self._improved(point, 10)]
+
+    def _improved(self, start: Point, swaps: int) -> tuple[float, Point]:
+        """Return a local optimum from a start, with its value."""
+        point = improve(self.loss.matrix, start, self.penalties, swaps=swaps)
+        dense = torch.zeros(len(self.price), dtype=torch.float64)
+        dense[torch.from_numpy(point[0])] = torch.from_numpy(point[1])
+        return self.loss.value(dense) + float(self.price[point[0]].sum()), point
+
+
+def _shift_of(split: Point | None, p: int) -> Shift:
+    if split is None:
+        return Shift.none(p)
+    row = np.zeros(p * (p + 1))
+    row[split[0]] = split[1]
+    extra = row[p:].reshape(p, p)
+    return Shift(row[:p].copy(), extra if extra.any() else np.zeros((0, 0)))
