@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import accurate_sum, as_tensor, exact, gamma
-from ..core.dual import Dual, Piece
+from ..core.dual import Dual
 from ..core.loss import Loss
 from ..core.rational import RationalModel, rational, total
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
+from .low_rank_dual import LowRankDual
 
 __all__ = ["LowRank"]
 
@@ -145,6 +146,32 @@ class LowRank(Loss):
         out = torch.zeros(count, count, dtype=torch.float64, device=self.gradients.device)
         for _, block in self._blocks():
             out.addmm_(block, block.mT)
+        return out
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """Diagonal of the Hessian ``X'X + r I``, float64 (p,)."""
+        out = torch.empty(self.shape, dtype=torch.float64, device=self.gradients.device)
+        for part, block in self._blocks():
+            out[part] = block.square().sum(dim=0)
+        return out.add_(self.ridge)
+
+    def inverse_diagonal(self, mask: Tensor) -> Tensor:
+        """Return the diagonal of the inverse of the Hessian on a support, float64 (p,); 0 where ``mask`` is not.
+
+        By Woodbury ``(X_S'X_S + r I)^-1 = (I - X_S'(r I + X_S X_S')^-1 X_S)/r``: n^2 operations for each entry.
+        """
+        mask = mask.to(self.gradients.device)
+        inside = mask.nonzero().ravel()
+        gram, _ = self.partly(inside, torch.zeros(inside.numel(), dtype=torch.float64, device=inside.device))
+        gram.diagonal().add_(self.ridge)
+        factor = torch.linalg.cholesky(gram)
+        out = torch.zeros(self.shape, dtype=torch.float64, device=mask.device)
+        for part in inside.split(max(1, _BLOCK // self.gradients.shape[0])):
+            block = self.gradients.index_select(1, part).double()
+            # 1 - x'(rI + G)^-1 x is in (0, 1], and loses digits where the gradients dominate the ridge
+            used = torch.linalg.solve_triangular(factor, block, upper=False).square().sum(dim=0)
+            out[part] = (1.0 - used).clamp_min(1e-15) / self.ridge
         return out
 
     def value(self, w: Tensor) -> float:
@@ -282,7 +309,7 @@ class LowRank(Loss):
 
     def dual(self, split: Tensor) -> Dual | None:
         """See :meth:`Loss.dual`; for the whole ridge as split."""
-        return _Dual(self) if bool((split == split.new_tensor(self.ridge)).all()) else None
+        return LowRankDual(self) if bool((split == split.new_tensor(self.ridge)).all()) else None
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """See :meth:`Loss.to`; float32 gradients are not widened, since products widen them block by block."""
@@ -308,70 +335,3 @@ class LowRank(Loss):
         count, width = self.gradients.shape
         slope = "" if self.slope is None else " + <a, w - c>"
         return f"1/2 ||X (w - c)||^2 + {0.5 * self.ridge:.4g} ||w - c||^2{slope}, X {count} x {width}"
-
-
-class _Dual(Dual):
-    """The view of :class:`LowRank` from its n dual variables; remembers the last mask, since the next is near it."""
-
-    def __init__(self, loss: LowRank) -> None:
-        self._loss = loss
-        self._mask: Tensor | None = None
-        self._gram = self._linear = torch.zeros(0)
-        self._constant = 0.0
-
-    def of(self, w: Tensor) -> Tensor:
-        """See :meth:`Dual.of`."""
-        return self._loss.times(w.to(self._loss.center.device).double() - self._loss.center.double())
-
-    def point(self, u: Tensor) -> Tensor:
-        """See :meth:`Dual.point`: the shortest way from the center."""
-        values, vectors = torch.linalg.eigh(self._loss.gram)
-        useful = values > 1e-14 * values[-1]
-        inverse = torch.where(useful, 1.0 / torch.where(useful, values, 1.0), 0.0)
-        return self._loss.center.double() + self._loss.pull(vectors @ (inverse * (vectors.mT @ u)))
-
-    def _pull(self, u: Tensor) -> Tensor:
-        """``X' u`` in the precision of X: a quarter of the time of a float64 product over float32 gradients."""
-        gradients = self._loss.gradients
-        return (gradients.mT @ u.to(gradients.dtype)).double()
-
-    def model(self, u: Tensor) -> Separable:
-        """See :meth:`Dual.model`."""
-        loss = self._loss
-        center = loss.center.double()
-        g = self._pull(u) if loss.slope is None else self._pull(u) + loss.slope.double()
-        constant = 0.5 * loss.ridge * float(center @ center) - float(g @ center) - 0.5 * float(u @ u)
-        return Separable(constant=constant, linear=g - loss.ridge * center, curvature=loss.best_split())
-
-    def piece(self, mask: Tensor) -> Piece:
-        """See :meth:`Dual.piece`; costs a product of n x n for each entry that differs from the last mask."""
-        loss, mask = self._loss, mask.to(self._loss.gradients.device)
-        if self._mask is None or int((mask ^ self._mask).sum()) > int(mask.sum()):
-            self._mask = torch.zeros_like(mask)
-            self._linear = -loss.times(loss.center)
-            self._gram = torch.zeros(self._linear.numel(), self._linear.numel()).to(self._linear)
-            center, slope = loss.center.double(), loss.slope
-            self._constant = 0.5 * loss.ridge * float(center @ center)
-            self._constant -= 0.0 if slope is None else float(slope.double() @ center)
-        for changed, sign in ((mask & ~self._mask, 1.0), (self._mask & ~mask, -1.0)):
-            self._change(changed.nonzero().ravel(), sign)
-        self._mask = mask
-        hessian = self._gram / loss.ridge
-        hessian.diagonal().add_(1.0)
-        return Piece(hessian, self._linear.clone(), self._constant)
-
-    def _change(self, entries: Tensor, sign: float) -> None:
-        """Keep (sign 1) or prune (sign -1) some entries."""
-        loss = self._loss
-        if entries.numel() == 0:
-            return
-        center = loss.center.double()[entries]
-        step, shift = center, 0.5 * loss.ridge * float(center @ center)
-        if loss.slope is not None:
-            slope = loss.slope.double()[entries]
-            step = center - slope / loss.ridge
-            shift = shift - float(slope @ center) + 0.5 * float(slope @ slope) / loss.ridge
-        gram, image = loss.partly(entries, step)
-        self._gram = self._gram + sign * gram
-        self._linear = self._linear + sign * image
-        self._constant -= sign * shift

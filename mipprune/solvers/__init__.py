@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .admm import ADMM
+from .block_search import BlockSearch
 from .branch_and_bound import BranchAndBound
 from .chain import FrontierPoint, frontier, frontier_upwards
 from .cutting_planes import CuttingPlanes
+from .discrete_first_order import DiscreteFirstOrder
 from .dual_bundle import DualBundle
 from .highs import Highs
 from .local_search import LocalSearch
@@ -25,6 +27,7 @@ from .permutation import Permutation, search_permutation
 from .projected_gradient import ProjectedGradient
 from .relaxation import certify
 from .rule_swaps import RuleSwaps
+from .saliency import Saliency
 from .scip import Scip
 from .spdy import SpdyDP
 from .tree_descent import PricePoint, TreeDescent
@@ -33,8 +36,10 @@ __all__ = [
     "ADMM",
     "OBC",
     "BiNMMask",
+    "BlockSearch",
     "BranchAndBound",
     "CuttingPlanes",
+    "DiscreteFirstOrder",
     "DualBundle",
     "EntropicMask",
     "FrontierPoint",
@@ -49,6 +54,7 @@ __all__ = [
     "ProjectedGradient",
     "RandomMask",
     "RuleSwaps",
+    "Saliency",
     "Scip",
     "SparseGPT",
     "SpdyDP",
@@ -66,8 +72,10 @@ ALL = (
     ADMM,
     OBC,
     BiNMMask,
+    BlockSearch,
     BranchAndBound,
     CuttingPlanes,
+    DiscreteFirstOrder,
     DualBundle,
     EntropicMask,
     GreedyMask,
@@ -79,6 +87,7 @@ ALL = (
     ProjectedGradient,
     RandomMask,
     RuleSwaps,
+    Saliency,
     Scip,
     SparseGPT,
     SpdyDP,

@@ -112,7 +112,7 @@ def maximise_dual(
             peak = maximise_least(
                 torch.stack([piece.hessian for piece in bundle.pieces]),
                 torch.stack([piece.linear for piece in bundle.pieces]),
-                torch.tensor([piece.constant for piece in bundle.pieces]).to(target),
+                torch.tensor([piece.constant for piece in bundle.pieces], dtype=torch.float64).to(target),
                 bundle.mixture,
             )
             bundle.mixture, bundle.ceiling = peak.shares, min(bundle.ceiling, peak.value)

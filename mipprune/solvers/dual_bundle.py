@@ -110,7 +110,8 @@ class DualBundle:
             stop = Stop.USER
         point = None
         if bundle.mask is not None:
-            point = torch.where(bundle.mask, problem.loss.minimise_on(bundle.mask), 0.0)
+            point = problem.loss.minimise_on(bundle.mask)
+            point = torch.where(bundle.mask.to(point.device), point, 0.0)
             point = None if problem.violation(point) != 0 else point
         certificate: Certificate | None = None
         bound = None
