@@ -12,6 +12,7 @@ from typing import Any
 import click
 import torch
 
+from mipprune.cli.allocate import allocation_of, allocation_options
 from mipprune.cli.console import progress_bar, show_table
 from mipprune.cli.options import SOLVERS, debug_option, device_of, parse_structure, solver_of
 from mipprune.core.solver import Budget
@@ -31,6 +32,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the pruned model and the report."
 )
 @click.option("--structure", default="2:4", show_default=True, help="N:M, unstructured:S, per-row:S or groups:SIZE:S.")
+@allocation_options
 @click.option("--calibration", help="File or folder of text or arrays; default: English text that comes with Python.")
 @click.option("--solver", type=click.Choice(SOLVERS), default="alps", show_default=True)
 @click.option("--certify/--no-certify", default=True, show_default=True, help="Search for a lower bound of each error.")
@@ -57,7 +59,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 @debug_option
 def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
     """Prune MODEL: a Hugging Face folder, a .gguf file, an installed package with a model, or 'module:factory'."""
-    structure = parse_structure(options["structure"])
+    allocation = allocation_of(options["allocate"], options["allocate_flops"])
+    structure = parse_structure(options["structure"]) if allocation is None else None
     solver = solver_of(options["solver"])
     device = device_of(options["device"])
     if not resume and (out / "job.json").exists():
@@ -84,6 +87,7 @@ def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
                 batches,
                 structure,
                 solver,
+                allocation=allocation,
                 certify=certify,
                 sequential=options["sequential"],
                 executor=executor,
@@ -100,7 +104,8 @@ def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
         raise KeyboardInterrupt(f"{_first_sentence(interrupt)}Continue with:\n  {_resume_command()}") from interrupt
     written = loaded.save(out)
     write_atomically(out / "report.json", report.to_json().encode("utf-8"))
-    page = report.to_html(out / "report.html", title=f"{Path(model).name} pruned to {options['structure']}")
+    what = options["structure"] if allocation is None else allocation.describe()
+    page = report.to_html(out / "report.html", title=f"{Path(model).name} pruned to {what}")
     _show(report, written, page, out)
 
 

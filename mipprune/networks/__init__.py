@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mipprune.networks.allocation import Allocated, Allocation, allocate
 from mipprune.networks.blocks import Block, blocks
 from mipprune.networks.calibration import calibrate
 from mipprune.networks.channels import ChannelGraph, PrunedChannels, channel_graph, prune_channels
@@ -17,6 +18,8 @@ from mipprune.networks.sequential import BlockWalker, Stage
 from mipprune.networks.text import english_text, read_text, text_batches, token_blocks
 
 __all__ = [
+    "Allocated",
+    "Allocation",
     "Block",
     "BlockWalker",
     "ChannelGraph",
@@ -33,6 +36,7 @@ __all__ = [
     "StructureChoice",
     "Survey",
     "accuracy",
+    "allocate",
     "blocks",
     "calibrate",
     "calibration_batches",

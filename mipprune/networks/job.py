@@ -22,7 +22,7 @@ from mipprune.networks.modules import PrunableLayer
 from mipprune.networks.report import LayerRow
 from mipprune.networks.task import Outcome, written_weight
 
-__all__ = ["CERTIFICATES", "Finished", "Job", "plan"]
+__all__ = ["CERTIFICATES", "Finished", "Job", "plain_data", "plan"]
 
 CERTIFICATES = "certificates"
 """Name of the folder inside a job's folder that holds a file for each finished layer."""
@@ -89,17 +89,17 @@ def plan(
         "sequential": sequential,
         "damping": damping,
         "seed": seed,
-        "calibration": digest(_plain(list(batches))),
+        "calibration": digest(plain_data(list(batches))),
         "layers": layers,
     }
 
 
-def _plain(value: object) -> Any:
+def plain_data(value: object) -> Any:
     """Batches as nested lists and dictionaries of tensors, whatever mapping types a data loader uses."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mipprune.core.solver import Budget, Solver
 from mipprune.core.structure import Supports
 from mipprune.errors import InvalidProblem
+from mipprune.networks.allocation import Allocation, allocate
 from mipprune.networks.calibration import as_batches, calibrate
 from mipprune.networks.gram import Gram
 from mipprune.networks.job import Finished, Job, plan
@@ -43,9 +44,10 @@ _ONLY_ZEROS = "all its inputs were zero on the calibration data"
 def prune(
     model: nn.Module,
     batches: Iterable[object],
-    structure: StructureChoice,
+    structure: StructureChoice | None = None,
     solver: Solver | None = None,
     *,
+    allocation: Allocation | None = None,
     certify: bool | Budget = False,
     sequential: bool = True,
     executor: Executor | None = None,
@@ -70,6 +72,9 @@ def prune(
         For example ``NofM(2, 4)``, or ``lambda name, shape: Cardinality(round(0.3 * shape[0] * shape[1]))``.
     solver : Solver, optional
         Default `mipprune.ADMM`.
+    allocation : Allocation, optional
+        Instead of a structure: a budget for the whole network, shared out over the layers by the errors that each has
+        at several densities on the inputs of the dense network, see `mipprune.networks.allocate`.
     certify : bool or Budget
         Whether to search for a lower bound of each layer's error, and for how long per layer (True: 60 seconds).
     sequential : bool
@@ -132,13 +137,33 @@ def prune(
     (0.5, 64)
     """
     started = time.perf_counter()
-    chosen, skipped = _choose(model, structure, skip, include)
+    used = _seeded(solver, seed)
+    if (structure is None) == (allocation is None):
+        raise InvalidProblem(
+            "give either a structure, such as NofM(2, 4), or an allocation, such as Allocation(nnz=0.5)"
+        )
+    if structure is not None:
+        chosen, skipped = _choose(model, structure, skip, include)
     held = list(as_batches(batches))
     if not held:
         raise InvalidProblem(
             "the calibration data held no batch; give at least one (an exhausted iterator looks empty)"
         )
-    used = _seeded(solver, seed)
+    if allocation is not None:
+        shared = allocate(
+            model,
+            held,
+            allocation,
+            used,
+            executor=executor,
+            skip=skip,
+            include=include,
+            damping=damping,
+            device=device,
+            out=out,
+            resume=resume,
+        )
+        chosen, skipped = _choose(model, shared.structure, skip, include)
     budget = _DEFAULT_CERTIFY if certify is True else certify or None
     by_name = {layer.name: layer for layer, _ in chosen}
     job: Job | None = None
@@ -177,7 +202,8 @@ def prune(
         rows=tuple(rows[layer.name] for layer, _ in chosen if layer.name in rows),
         skipped=tuple(skipped),
         solver=repr(used),
-        settings=_settings(budget, sequential, damping, seed, held, rows),
+        settings=_settings(budget, sequential, damping, seed, held, rows)
+        | ({} if allocation is None else {"allocation": allocation.describe()}),
         seconds=time.perf_counter() - started,
         layers=sum(layer.name not in left_alone for layer, _ in chosen),
     )
