@@ -292,7 +292,7 @@ def survey(model: nn.Module, skip: Sequence[str] = (), include: Sequence[str] = 
         if not _has_weight_matrix(module):
             continue
         seen.append(name)
-        wanted = _matching(name, include)
+        wanted = matching(name, include)
         unable = _unable(name, module, attention)
         if unable is not None:
             if wanted is not None and wanted == name:
@@ -304,16 +304,17 @@ def survey(model: nn.Module, skip: Sequence[str] = (), include: Sequence[str] = 
             skipped.append(Skipped(name, reason))
         else:
             layers += _layers_of(name, module)
-    _check_patterns((*skip, *include), seen)
+    check_patterns((*skip, *include), seen)
     return Survey(tuple(_merge_tied(layers)), tuple(skipped))
 
 
 def _has_weight_matrix(module: nn.Module) -> bool:
     known = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.modules.conv._ConvNd)
-    return isinstance(module, known) or _is_transposed_linear(module)
+    return isinstance(module, known) or is_transposed_linear(module)
 
 
-def _is_transposed_linear(module: nn.Module) -> bool:
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Tell whether a module is the transposed linear layer of Hugging Face's GPT-2 family."""
     # Recognised by name: importing transformers for an isinstance test would cost seconds.
     weight = module._parameters.get("weight")
     return type(module).__name__ == "Conv1D" and weight is not None and weight.dim() == 2
@@ -331,7 +332,7 @@ def _unable(name: str, module: nn.Module, attention: Sequence[str]) -> str | Non
         return "an embedding: rows are looked up, not multiplied by inputs"
     if isinstance(module, nn.MultiheadAttention) or any(name.startswith(owner + ".") for owner in attention):
         return "part of torch.nn.MultiheadAttention, which reads its weights without calling the layer"
-    if not isinstance(module, (nn.Linear, nn.Conv2d)) and not _is_transposed_linear(module):
+    if not isinstance(module, (nn.Linear, nn.Conv2d)) and not is_transposed_linear(module):
         return f"{type(module).__name__} layers are not supported"
     weight = module._parameters.get("weight")
     if weight is None:
@@ -351,7 +352,7 @@ def _unwanted(
     name: str, module: nn.Module, skip: Sequence[str], head: nn.Module | None, embeddings: dict[int, str]
 ) -> str | None:
     """Why this module is left alone by default."""
-    pattern = _matching(name, skip)
+    pattern = matching(name, skip)
     if pattern is not None:
         return f"matches the skip pattern {pattern!r}"
     tied_to = embeddings.get(id(module._parameters["weight"]))
@@ -382,11 +383,13 @@ def _merge_tied(layers: Sequence[PrunableLayer]) -> list[PrunableLayer]:
     return list(merged.values())
 
 
-def _matching(name: str, patterns: Sequence[str]) -> str | None:
+def matching(name: str, patterns: Sequence[str]) -> str | None:
+    """Return the first pattern that a name matches, or None."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
-def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `InvalidProblem` when a pattern matches none of the names."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
