@@ -17,7 +17,7 @@ from .core.sparse_tree import SparseTree
 from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
-from .losses import LeastSquares, Linear, LowRank, Quadratic
+from .losses import LeastSquares, Linear, Logistic, LowRank, Quadratic
 from .solve import choose, solve
 from .solvers import (
     ADMM,
@@ -69,6 +69,7 @@ __all__ = [
     "Linear",
     "LocalSearch",
     "Loss",
+    "Logistic",
     "LowRank",
     "Magnitude",
     "Masks",

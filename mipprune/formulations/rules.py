@@ -14,6 +14,7 @@ from ..core.problem import Problem
 from ..core.structure import Supports
 from ..errors import InvalidProblem
 from ..losses.least_squares import LeastSquares
+from ..losses.logistic import Logistic
 from ..rules.matrix import RuleMatrix
 from ..structures.antichain import Antichain
 from ..structures.cardinality import Cardinality
@@ -31,6 +32,7 @@ def rule_selection(
     charge: str | Any = "count",
     antichain: bool | None = None,
     parents: Any | None = None,
+    loss: str = "squared",
     sample_weight: Any | None = None,
     name: str = "rule selection",
 ) -> Problem:
@@ -55,8 +57,10 @@ def rule_selection(
         are not after ``RuleMatrix.unique()``.
     parents : int Tensor, shape (p,), optional
         Parent of each column in its tree, -1 for none, for columns that come as a plain array.
+    loss : {"squared", "logistic"}
+        Logistic for two classes: the response then holds 0/1 or -1/1, see :class:`~mipprune.Logistic`.
     sample_weight : Tensor, shape (n,), optional
-        Weights of the squared errors, >= 0.
+        Weights of the samples in the loss, >= 0.
     name : str
         For reports.
 
@@ -72,7 +76,9 @@ def rule_selection(
     Notes
     -----
     .. math:: \min_{w}\; \tfrac12\sum_i \omega_i (y_i - (Mw)_i)^2 + \tfrac1{2\gamma}\|w\|^2
-              + \lambda \sum_{j: w_j\neq 0} a_j \quad\text{s.t. } \|w\|_0 \le K,\;\text{antichain in each tree.}
+              + \lambda \sum_{j: w_j\neq 0} a_j \quad\text{s.t. } \|w\|_0 \le K,\;\text{antichain in each tree,}
+
+    or the logistic loss in the place of the squared one.
 
     All nodes of a tree are candidates, so that choosing an inner node is choosing a shorter rule.
 
@@ -109,11 +115,16 @@ def rule_selection(
         supports = Antichain(torch.as_tensor(parents), count)
     else:
         supports = Cardinality(p if count is None else count)
-    if sample_weight is not None:
-        root = as_weights(sample_weight, n).to(design).sqrt()
+    weights = None if sample_weight is None else as_weights(sample_weight, n).to(design)
+    structure = Sparse(supports, price=prices(matrix, price, charge, p))
+    if loss == "logistic":
+        return Problem(Logistic(design, response, ridge=1.0 / gamma, weights=weights), structure, name)
+    if loss != "squared":
+        raise InvalidProblem(f"loss is {loss!r}; choose 'squared' or 'logistic'")
+    if weights is not None:
+        root = weights.sqrt()
         design, response = design * root[:, None], response.to(design) * root
-    loss = LeastSquares(design, response, ridge=1.0 / gamma)
-    return Problem(loss, Sparse(supports, price=prices(matrix, price, charge, p)), name)
+    return Problem(LeastSquares(design, response, ridge=1.0 / gamma), structure, name)
 
 
 def as_weights(sample_weight: Any, n: int) -> Tensor:

@@ -16,7 +16,7 @@ from ..core.certificate import Tangent
 from ..core.loss import Loss
 from ..core.problem import Problem
 from ..core.solution import check
-from ..errors import MippruneError, Unsupported
+from ..errors import InvalidProblem, MippruneError, Unsupported
 from ..solvers.relaxation import certify
 from .enumeration import enumerate_optimum
 from .require import random_mask, random_point, require, separable_size
@@ -269,13 +269,21 @@ def _changed(loss: Loss) -> Iterator[tuple[str, Loss]]:
     if not is_dataclass(loss):
         return
     for field in fields(loss):
-        value = getattr(loss, field.name)
-        changed: Any = None
-        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+        for changed in _neighbours(getattr(loss, field.name)) if field.init else ():
+            try:
+                yield field.name, replace(loss, **{field.name: changed})
+            except InvalidProblem:  # a field that takes certain numbers only, such as labels
+                continue
+            break
+
+
+def _neighbours(value: Any) -> Iterator[Any]:
+    """Other values of a field, the first one close to it."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+        first = float(value.reshape(-1)[0])
+        for other in (first * 1.001 if first != 0 else 1.0, -first):
             changed = value.clone(memory_format=torch.contiguous_format)
-            first = changed.view(-1)[0]
-            changed.view(-1)[0] = first * 1.001 if float(first) != 0 else 1.0
-        elif isinstance(value, float):
-            changed = value * 1.001 + 1.0
-        if changed is not None and field.init:
-            yield field.name, replace(loss, **{field.name: changed})
+            changed.view(-1)[0] = other
+            yield changed
+    elif isinstance(value, float):
+        yield value * 1.001 + 1.0
