@@ -88,9 +88,8 @@ def stable_rules(
         if not isinstance(rules, RuleMatrix):
             raise InvalidProblem("frequencies are missing: how often each rule was selected; a RuleMatrix brings them")
         frequencies = rules.count
-    options: dict[str, Any] = {} if loss == "squared" else {"loss": loss}
     problem = rule_selection(
-        rules, response, gamma=gamma, count=count, antichain=False, sample_weight=sample_weight, **options
+        rules, response, gamma=gamma, count=count, antichain=False, loss=loss, sample_weight=sample_weight
     )
     supports = Stable(count, as_tensor(frequencies, "frequencies"), least)
     supports.check_shape(problem.shape)

@@ -17,7 +17,6 @@ from ..core.problem import Problem
 from ..core.separable import Separable
 from ..core.solution import Stop
 from ..core.solver import Watch
-from ..errors import CertificateError
 from ..losses import LeastSquares
 from .cut_master import Master, MasterRun
 from .cuts import Cut, CutPool
@@ -62,6 +61,7 @@ class CutSearch:
         self.version: str | None = None
         self._seen: set[bytes] = set()
         self._multipliers: Array | None = None
+        self._center: Tensor | None = None
 
     def outcome(self, stop: Stop, *, infeasible: bool = False) -> Outcome:
         """Return the end of the run."""
@@ -192,7 +192,7 @@ class CutSearch:
             query = shares if center is None or stuck else mixing * shares + (1.0 - mixing) * center
             reached = self._cut_at_shares(query)
             if reached < best:
-                best, center = reached, query
+                best, center, self._center = reached, query, self.pool.cuts[-1].point
             last = run.bound
         if run is not None and run.status == "kOptimal":
             self._round(np.clip(run.masks[0], 0.0, 1.0), improve=True)
@@ -211,18 +211,24 @@ class CutSearch:
         self.offer_mask(self.problem.structure.argmin(model).point != 0, improve=improve)
 
     def _prove(self, run: MasterRun) -> bool:
-        """Evaluate the tangent at the combination of the cuts; keep it if it proves more than before."""
+        """Evaluate the tangent at the combination of the cuts; keep it if it proves more than before.
+
+        Only for least squares is the combination of dual vectors that of the points; otherwise the tangent at the best
+        fractional mask is a rival.
+        """
         assert run.multipliers is not None
         self._multipliers = run.multipliers
-        try:
-            tangent, bound = Tangent.bounded(self.problem, self.pool.combined(run.multipliers), self.pool.split)
-        except CertificateError:
-            return False
-        if bound <= self.incumbent.proven:
-            return False
-        self.incumbent.tangent, self.incumbent.proven = tangent, bound
-        self.incumbent.report(None)
-        return True
+        points = [self.pool.combined(run.multipliers)]
+        if not isinstance(self.pool.loss, LeastSquares) and self._center is not None:
+            points.append(self._center)
+        better = False
+        for point in points:
+            tangent, bound = Tangent.bounded(self.problem, point, self.pool.split)
+            if bound > self.incumbent.proven:
+                self.incumbent.tangent, self.incumbent.proven, better = tangent, bound, True
+        if better:
+            self.incumbent.report(None)
+        return better
 
     # ------------------------------------------------------------------------------------------------ masters
 

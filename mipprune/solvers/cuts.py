@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from ..core.adapters import Sparse
+from ..core.arrays import digest
 from ..core.problem import Problem
 from ..losses import LeastSquares
+from ..losses.logistic import Logistic
 
 __all__ = ["Cut", "CutPool", "cut_reason"]
 
 Array = np.ndarray[Any, Any]
 
-_LOSSES = (LeastSquares,)  # with a ridge for each weight that the loss can be given anew
+_LOSSES = (LeastSquares, Logistic)  # with a ridge for each weight that the loss can be given anew
 _TINY = 1e-9  # shares below it are taken as zero: the cut stays valid, since every tangent is one
 _GRAM = 3000  # widest problem whose Gram matrix is kept
 
@@ -68,15 +70,14 @@ class CutPool:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = replace(problem.reference, on=None, off=None)
-        self.loss = self.problem.loss
-        self.split: Tensor = torch.as_tensor(self.loss.ridge).double().expand(problem.shape)  # type: ignore[attr-defined]
+        assert isinstance(self.problem.loss, _LOSSES)
+        self.loss: LeastSquares | Logistic = self.problem.loss
+        self.split: Tensor = torch.as_tensor(self.loss.ridge).double().expand(problem.shape)
         self.cuts: list[Cut] = []
         self.evaluations = 0
 
     def fits(self, problem: Problem) -> bool:
         """Tell whether the cuts hold for another problem: the same loss and the same price."""
-        from ..core.arrays import digest
-
         ours, theirs = self.problem, problem
         assert isinstance(ours.structure, Sparse) and isinstance(theirs.structure, Sparse)
         return digest(ours.loss, ours.structure.price_per_entry) == digest(
@@ -102,7 +103,7 @@ class CutPool:
             out[used] = self._solve(used.nonzero().ravel(), ridge)
             return out
         full = torch.where(used, self.split / shares.clamp_min(_TINY), self.split)
-        loss = replace(self.loss, ridge=full)  # type: ignore[type-var]
+        loss = replace(self.loss, ridge=full)
         return torch.where(used, loss.minimise_on(used, start=start), 0.0)
 
     def _solve(self, used: Tensor, ridge: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import mipprune as mp
 from mipprune import Antichain, Cardinality, CuttingPlanes, LeastSquares, Problem, Sparse, Stable
+from mipprune.losses.logistic import Logistic
 from mipprune.solvers.cut_search import CutSearch
 from mipprune.solvers.cuts import CutPool
 from mipprune.solvers.exchange import exchange
@@ -188,6 +189,37 @@ def test_bounds_are_never_above_the_optimum(seed: int, gamma: float, kind: str, 
         assert run.proven <= optimum + slack
         assert run.claimed is None or run.claimed <= optimum + 1e-6 * abs(optimum) + slack
         assert run.solution.value >= optimum - slack
+
+
+@pytest.mark.parametrize("master", MASTERS)
+@pytest.mark.parametrize("family", ["cardinality", "stable", "price"])
+def test_the_logistic_loss_is_solved_by_the_same_cuts(master: str, family: str) -> None:
+    for seed, gamma in [(0, 0.1), (4, 3.0)]:
+        design, response = columns(40, 9, seed)
+        problem = Problem(Logistic(design, (response > 0).double(), 1.0 / gamma), FAMILIES[family](9))
+        optimum, _ = enumerate_optimum(problem)
+        run = CuttingPlanes(master).run(problem, budget=mp.Budget(gap=1e-5))
+        assert run.solution.value == pytest.approx(optimum, rel=2e-5)
+        assert run.proven <= optimum * (1 + 1e-12)
+        assert run.claimed is None or run.claimed <= optimum * (1 + 1e-6)
+        mp.check(problem, run.solution)
+
+
+def test_logistic_cuts_are_below_the_best_value_of_every_mask() -> None:
+    design, response = columns(30, 7, 2)
+    loss = Logistic(design, (response > 0.2).double(), torch.linspace(0.3, 2.0, 7))
+    problem = Problem(loss, Sparse(Cardinality(7)))
+    pool = CutPool(problem)
+    generator = torch.Generator().manual_seed(0)
+    masks = enumerate_masks((7,))
+    best = [loss.value(torch.where(mask, loss.minimise_on(mask), 0.0)) for mask in masks]
+    for mask, value_there in zip(masks[::9], best[::9], strict=True):
+        cut = pool.cut_at(pool.weights(mask.double()))
+        assert cut.at(mask.double().numpy()) == pytest.approx(value_there, rel=1e-9)
+    for _ in range(20):
+        pool.cut_at(pool.weights(torch.rand(7, generator=generator, dtype=torch.float64)))
+    for cut in pool.cuts:
+        assert all(cut.at(mask.double().numpy()) <= b + 1e-9 for mask, b in zip(masks, best, strict=True))
 
 
 def test_exchange_finds_what_single_exchanges_can_find() -> None:
