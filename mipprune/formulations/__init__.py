@@ -5,6 +5,7 @@ from __future__ import annotations
 from .allocation import allocation
 from .channels import CoupledLayer, channel_widths, width_options
 from .flops import flop_selection, lamp_scores
+from .graphs import covariance_of, graphical_model, likelihood_refit
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
@@ -15,9 +16,12 @@ __all__ = [
     "CoupledLayer",
     "allocation",
     "channel_widths",
+    "covariance_of",
     "flop_selection",
+    "graphical_model",
     "lamp_scores",
     "layerwise",
+    "likelihood_refit",
     "most_frequent",
     "network_pruning",
     "rule_selection",
