@@ -17,6 +17,7 @@ from mipprune.core.solution import Checked
 from mipprune.core.solution import check as check_solution
 from mipprune.errors import CertificateError, InvalidProblem
 from mipprune.io import Entry, load
+from mipprune.networks.budget_job import STATE_FILE
 from mipprune.networks.job import CERTIFICATES
 from mipprune.networks.report import LayerRow, Report
 from mipprune.networks.stored import StoredWeights
@@ -128,6 +129,9 @@ class _Folder:
     def compare(self, name: str, entry: Entry) -> Iterator[str]:
         """Yield what differs between a layer's certificate and the rest of the folder."""
         self._seen.add(name)
+        if "parameters" in entry.info:
+            yield from self._compare_network(entry)
+            return
         if self._weights is None:
             return
         if self._planned is not None and name not in self._planned:
@@ -141,6 +145,25 @@ class _Folder:
         if equal is False:
             yield f"{str(self.path)!r}: the saved network does not have the certified weights in layer {name!r}"
         self.compared += equal is True
+
+    def _compare_network(self, entry: Entry) -> Iterator[str]:
+        """Yield what differs between the certificate of a whole network and the rest of the folder."""
+        if not (self.path / STATE_FILE).is_file():
+            return
+        equal = StoredWeights(self.path).holds_vector(entry)
+        if equal is None:
+            yield f"{str(self.path)!r}: the saved network does not have the certified weights"
+        self.compared += equal or 0
+        try:
+            report = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+            value = report["stages"][-1]["value"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            yield f"{str(self.path)!r}: report.json was altered ({error})"
+            return
+        if value != entry.solution.value:
+            yield f"report.json: the value of the last stage is {value!r}, certified {entry.solution.value!r}"
 
     def incomplete(self) -> list[str]:
         """Return what was wrong from the start, and the layers of the report that have no certificate."""

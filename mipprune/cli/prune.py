@@ -13,6 +13,7 @@ import click
 import torch
 
 from mipprune.cli.allocate import allocation_of, allocation_options
+from mipprune.cli.budgets import asks_for_budgets, budget_options, prune_within_budgets
 from mipprune.cli.console import progress_bar, show_table
 from mipprune.cli.options import SOLVERS, debug_option, device_of, parse_structure, solver_of
 from mipprune.core.solver import Budget
@@ -20,6 +21,7 @@ from mipprune.errors import InvalidProblem
 from mipprune.io import write_atomically
 from mipprune.networks import LayerRow, Loaded, Report, calibration_batches, load
 from mipprune.networks import prune as prune_network
+from mipprune.networks.budget_job import STATE_FILE
 
 __all__ = ["prune"]
 
@@ -33,6 +35,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 )
 @click.option("--structure", default="2:4", show_default=True, help="N:M, unstructured:S, per-row:S or groups:SIZE:S.")
 @allocation_options
+@budget_options
 @click.option("--calibration", help="File or folder of text or arrays; default: English text that comes with Python.")
 @click.option("--solver", type=click.Choice(SOLVERS), default="alps", show_default=True)
 @click.option("--certify/--no-certify", default=True, show_default=True, help="Search for a lower bound of each error.")
@@ -59,11 +62,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 @debug_option
 def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
     """Prune MODEL: a Hugging Face folder, a .gguf file, an installed package with a model, or 'module:factory'."""
+    whole = asks_for_budgets(options)
     allocation = allocation_of(options["allocate"], options["allocate_flops"])
     structure = parse_structure(options["structure"]) if allocation is None else None
     solver = solver_of(options["solver"])
     device = device_of(options["device"])
-    if not resume and (out / "job.json").exists():
+    if not resume and any((out / name).exists() for name in ("job.json", STATE_FILE)):
         raise InvalidProblem(f"{str(out)!r} already holds a pruning job; add --resume, or choose another folder")
     if Path(model).is_dir() and Path(model).resolve() == out.resolve():
         raise InvalidProblem(
@@ -71,14 +75,21 @@ def prune(model: str, out: Path, resume: bool, **options: Any) -> None:
         )
     dtype = None if options["dtype"] is None else _DTYPES[options["dtype"]]
     loaded = load(model, weights=options["weights"], dtype=dtype)
-    batches = calibration_batches(
-        options["calibration"],
-        loaded.tokenizer,
-        samples=options["samples"],
-        length=_window(loaded, options["length"]),
-        seed=options["seed"],
-        batch_size=options["batch_size"],
-    )
+
+    def read() -> list[Any]:
+        return calibration_batches(
+            options["calibration"],
+            loaded.tokenizer,
+            samples=options["samples"],
+            length=_window(loaded, options["length"]),
+            seed=options["seed"],
+            batch_size=options["batch_size"],
+        )
+
+    if whole:
+        prune_within_budgets(loaded, read, out, resume, options, _resume_command())
+        return
+    batches = read()
     certify = Budget(seconds=options["certify_seconds"]) if options["certify"] else False
     try:
         with _workers(options["workers"]) as executor, _progress() as progress:

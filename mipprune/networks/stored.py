@@ -54,6 +54,32 @@ class StoredWeights:
             return None
         return bool(torch.equal(found, entry.solution.point.to(found.dtype)))
 
+    def holds_vector(self, entry: Entry) -> int | None:
+        """Count the parameters whose stored values are the certified ones, for a problem over a whole network.
+
+        Returns
+        -------
+        int or None
+            None where one of those that are stored here differs.
+        """
+        from safetensors import safe_open
+
+        if entry.solution.point is None:
+            return 0
+        parameters: dict[str, int] = entry.info["parameters"]
+        pieces = entry.solution.point.split(list(parameters.values()))
+        compared = 0
+        for name, piece in zip(parameters, pieces, strict=True):
+            file = self._file_of.get(name)
+            if file is None:
+                continue
+            with safe_open(file, framework="pt") as stored:
+                found: Tensor = stored.get_tensor(name)
+            if not torch.equal(found.reshape(-1), piece.to(found.dtype)):
+                return None
+            compared += 1
+        return compared
+
     def _weight(self, layer: str, kind: str, shape: Any) -> Tensor | None:
         from safetensors import safe_open
 
