@@ -6,9 +6,11 @@ from .baselines import frequent_rules, lasso_rules
 from .binning import QuantileBinner
 from .candidates import Candidates, binned_candidates
 from .conditions import Condition, Rule
+from .export import export_rules
 from .extraction import extract_rules
 from .fire import fire_rules
 from .matrix import RuleMatrix
+from .model import RuleModel, readable
 from .readers import TreeArrays, read_trees
 from .stability import binned_key, dice_sorensen, jaccard, mean_agreement, ochiai, percentage_of_overlap
 from .weighted_sum import weighted_sum_rules
@@ -19,10 +21,12 @@ __all__ = [
     "QuantileBinner",
     "Rule",
     "RuleMatrix",
+    "RuleModel",
     "TreeArrays",
     "binned_candidates",
     "binned_key",
     "dice_sorensen",
+    "export_rules",
     "extract_rules",
     "fire_rules",
     "frequent_rules",
@@ -32,5 +36,6 @@ __all__ = [
     "ochiai",
     "percentage_of_overlap",
     "read_trees",
+    "readable",
     "weighted_sum_rules",
 ]
