@@ -39,6 +39,11 @@ def _links(w: Any, z: Any, side: np.ndarray[Any, Any], sign: float) -> list[Any]
     return [sign * w[finite] >= cp.multiply(sign * side[finite], z[finite])] if finite.any() else []
 
 
+def _vanishes(curvature: Tensor) -> bool:
+    """Tell whether a model is linear, so that the gains of its masks are exact."""
+    return not bool(curvature.any())
+
+
 def _difference_below(constant: float, bound: float) -> float:
     """Return ``constant - bound`` rounded down; ``+inf`` for the bound ``-inf`` of an empty family."""
     difference = constant - bound
@@ -317,19 +322,24 @@ class Masks(Structure):
 
     @staticmethod
     def _gain(model: Separable) -> Tensor:
+        if _vanishes(model.curvature):
+            return -model.linear
         return -(model.linear + 0.5 * model.curvature)  # z * z = z on 0/1 entries
 
     def argmin(self, model: Separable) -> Argmin:
         """See :meth:`Structure.argmin`."""
         gain = self._gain(model)
         selection = self.supports.select(gain)
-        bound = self.argmin_bound(model, selection.witness)
+        if model.linear_error is None and _vanishes(model.curvature):  # the gains are exact: the bound is the same
+            bound = _difference_below(model.constant, selection.bound)
+        else:
+            bound = self.argmin_bound(model, selection.witness)
         return Argmin(selection.mask.to(gain.dtype), model.constant - selection.value, bound, selection.witness)
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
         """See :meth:`Structure.argmin_bound`."""
         gain = self._gain(model)
-        if model.linear_error is not None or bool(model.curvature.any()):  # else -linear is exact
+        if model.linear_error is not None or not _vanishes(model.curvature):  # else -linear is exact
             error = torch.zeros_like(gain) if model.linear_error is None else model.linear_error
             gain = gain + (error + 4.0 * UNIT_ROUNDOFF * (model.linear.abs() + model.curvature + error))
         return _difference_below(model.constant, self.supports.select_bound(gain, witness))
@@ -343,7 +353,8 @@ class Masks(Structure):
 
     def violation(self, point: Tensor) -> float:
         """See :meth:`Structure.violation`; a point that is not 0/1 is off by its distance from 0/1."""
-        fraction = float(torch.minimum(point.abs(), (point - 1).abs()).max()) if point.numel() else 0.0
+        between = point[(point != 0) & (point != 1)]
+        fraction = float(torch.minimum(between.abs(), (between - 1).abs()).max()) if between.numel() else 0.0
         mask = self.mask_of(point)
         count = self.supports.violation(mask)
         if count == 0 and not self.supports.contains(mask):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -20,17 +21,22 @@ from ..errors import InvalidProblem
 __all__ = [
     "UNIT_ROUNDOFF",
     "accurate_sum",
+    "accurate_total",
     "as_mask",
     "as_tensor",
     "digest",
     "exact",
     "gamma",
     "require_symmetric",
+    "sum_error",
     "working_dtype",
 ]
 
 UNIT_ROUNDOFF = 2.0**-53
 """Relative rounding error of one float64 operation (round to nearest)."""
+
+_ROW = 4096  # entries of a row of a sum, at most
+_PIECE = 1 << 22  # entries that a sum takes at once
 
 _LARGE = 1 << 16  # entries from which float32 pays off in the heuristics (measured: below it, overheads dominate)
 
@@ -76,7 +82,7 @@ def as_tensor(data: Any, name: str, *, ndim: int | None = None, shape: tuple[int
         raise InvalidProblem(f"{name} has shape {tuple(tensor.shape)}, but {ndim} dimension(s) are needed")
     if shape is not None and tuple(tensor.shape) != shape:
         raise InvalidProblem(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if not bool(torch.isfinite(tensor).all()):
+    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):  # the sum needs no array
         count = int((~torch.isfinite(tensor)).sum())
         raise InvalidProblem(
             f"{name} contains {count} NaN or infinite value(s); clean the data before building a problem"
@@ -127,8 +133,8 @@ def working_dtype(size: int, requested: torch.dtype | None) -> torch.dtype:
 def accurate_sum(terms: Tensor) -> tuple[float, float]:
     """Sum a float64 tensor and bound the rounding error of the sum.
 
-    Rows are summed by torch (any order, so ``gamma(row length)`` bounds the error) and the row sums exactly by
-    :func:`math.fsum`, which keeps the allowance of a bound independent of the number of rows.
+    Rows (of at most 4,096 entries) are summed by torch (any order, so ``gamma(row length)`` bounds the error) and the
+    row sums exactly by :func:`math.fsum`, which keeps the allowance of a bound independent of the number of entries.
 
     Returns
     -------
@@ -137,12 +143,40 @@ def accurate_sum(terms: Tensor) -> tuple[float, float]:
         ``|total - exact sum| <= error``.
     """
     terms = exact(terms)
+    width = min(terms.shape[-1], _ROW) if terms.ndim else 1
+    sizes: list[float] = []
+    for rows in _rows(terms):
+        sizes += rows.abs().sum(dim=1).tolist()  # piece by piece: no second array of the size of the terms
+    magnitude = math.fsum(sizes) * (1.0 + gamma(width))
+    return accurate_total(terms), gamma(width + 1) * magnitude
+
+
+def accurate_total(terms: Tensor) -> float:
+    """Return the total of :func:`accurate_sum` alone."""
+    sums: list[float] = []
+    for rows in _rows(exact(terms)):
+        sums += rows.sum(dim=1).tolist()
+    return math.fsum(sums)
+
+
+def sum_error(length: int, size: float) -> float:
+    """Bound the rounding error of :func:`accurate_total` of a vector with this sum of absolute terms."""
+    width = min(length, _ROW)
+    return gamma(width + 1) * size * (1.0 + gamma(width))
+
+
+def _rows(terms: Tensor) -> Iterator[Tensor]:
+    """Cut an array into matrices of short rows, not too many at once."""
     if terms.numel() == 0:
-        return 0.0, 0.0
-    rows = terms.reshape(-1, terms.shape[-1]) if terms.ndim else terms.reshape(1, 1)
-    total = math.fsum(rows.sum(dim=1).tolist())
-    magnitude = math.fsum(rows.abs().sum(dim=1).tolist()) * (1.0 + gamma(rows.shape[1]))
-    return total, gamma(rows.shape[1] + 1) * magnitude
+        return
+    width = terms.shape[-1] if terms.ndim else 1
+    parts = [terms.reshape(-1, width)]
+    if width > _ROW:
+        flat, width = terms.reshape(-1), _ROW
+        whole = flat.numel() // _ROW * _ROW
+        parts = [flat[:whole].reshape(-1, _ROW), flat[whole:].reshape(1, -1)]
+    for part in parts:
+        yield from part.split(max(1, _PIECE // width))
 
 
 def digest(*parts: Any) -> str:
@@ -157,7 +191,7 @@ def digest(*parts: Any) -> str:
         if isinstance(part, Tensor):
             array = exact(part).contiguous()
             sha.update(f"T{tuple(array.shape)}".encode())
-            sha.update(array.numpy().tobytes())
+            sha.update(array.numpy().data.cast("B") if array.numel() else b"")
         elif is_dataclass(part) and not isinstance(part, type):
             sha.update(type(part).__qualname__.encode())
             for field in fields(part):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
+from .arrays import exact as exact_tensor
 from .certificate import Certificate, Claim
 from .problem import Problem
 
@@ -190,9 +191,10 @@ class Solution:
         CertificateError
             If the pieces contradict each other.
         """
-        value = math.inf if point is None else problem.value(point)
-        violation = 0.0 if point is None else problem.violation(point)
-        rounding = 0.0 if point is None else problem.rounding(point)
+        value, violation, rounding = math.inf, 0.0, 0.0
+        if point is not None:
+            wide = exact_tensor(point)  # once: the three would convert it each for itself
+            value, violation, rounding = problem.value(wide), problem.violation(wide), problem.rounding(wide)
         proof = Proof.NONE
         if certificate is not None:
             bound, proof = (certificate.bound(problem) if bound is None else bound), Proof.CHECKED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, as_tensor, exact, gamma
+from ..core.arrays import accurate_total, as_tensor, exact, gamma, sum_error
 from ..core.loss import Loss
 from ..core.rational import RationalModel, rational
 from ..core.separable import Separable
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 __all__ = ["Linear"]
+
+_PIECE = 1 << 22  # entries taken at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,23 +56,29 @@ class Linear(Loss):
     @property
     def scale(self) -> float:
         """Sum of absolute costs."""
-        return max(float(self.cost.double().abs().sum()) + abs(self.constant), 1e-300)
+        size = float(torch.linalg.vector_norm(self.cost, 1, dtype=torch.float64))
+        return max(size + abs(self.constant), 1e-300)
+
+    def _terms(self, w: Tensor) -> Iterator[Tensor]:
+        """Terms of the inner product with the costs, piece by piece: all at once would take more than the data."""
+        for cost, point in zip(self.cost.reshape(-1).split(_PIECE), w.reshape(-1).split(_PIECE), strict=True):
+            yield exact(cost) * exact(point)
 
     def value(self, w: Tensor) -> float:
         """See :meth:`Loss.value`."""
-        return self.constant + accurate_sum(exact(self.cost) * exact(w))[0]
+        return self.constant + math.fsum(accurate_total(terms) for terms in self._terms(w))
 
     def rounding(self, w: Tensor) -> float:
         """See :meth:`Loss.rounding`."""
-        terms = exact(self.cost) * exact(w)
-        return accurate_sum(terms)[1] + gamma(3) * (abs(self.constant) + float(terms.abs().sum()))
+        size = math.fsum(float(torch.linalg.vector_norm(terms, 1)) for terms in self._terms(w))
+        return sum_error(self.cost.numel(), 1.001 * size) + gamma(3) * (abs(self.constant) + size)
 
     def gradient(self, w: Tensor) -> Tensor:
         """See :meth:`Loss.gradient`."""
         return self.cost.to(w)
 
     def _model(self) -> Separable:
-        return Separable(constant=self.constant, linear=self.cost, curvature=torch.zeros_like(self.cost))
+        return Separable(constant=self.constant, linear=self.cost, curvature=self.cost.new_zeros(()))
 
     def majorant(self, v: Tensor) -> Separable:
         """See :meth:`Loss.majorant`."""

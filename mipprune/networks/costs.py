@@ -89,8 +89,8 @@ def _flops(model: nn.Module, batch: object, missing: float | None) -> dict[str, 
         shown = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
         raise InvalidProblem(
             f"no counted operation used {len(unused)} of the {len(parameters)} weight tensors ({shown}): they are "
-            "never called for this batch, or an operation without a FLOP formula uses them. Give missing=0.0 to take them "
-            "as free (they then use the budget of non-zeros only), register a formula with "
+            "never called for this batch, or an operation without a FLOP formula uses them. Give missing=0.0 to take "
+            "them as free (they then use the budget of non-zeros only), register a formula with "
             "torch.utils.flop_counter.register_flop_formula, or give costs of your own"
         )
     samples = max(batch_size(batch), 1)

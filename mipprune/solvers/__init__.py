@@ -5,6 +5,7 @@ from __future__ import annotations
 from .admm import ADMM
 from .block_search import BlockSearch
 from .branch_and_bound import BranchAndBound
+from .budget_baselines import GoldenSection, GreedyBudget
 from .chain import FrontierPoint, frontier, frontier_upwards
 from .cutting_planes import CuttingPlanes
 from .discrete_first_order import DiscreteFirstOrder
@@ -43,6 +44,8 @@ __all__ = [
     "DualBundle",
     "EntropicMask",
     "FrontierPoint",
+    "GoldenSection",
+    "GreedyBudget",
     "GreedyMask",
     "Highs",
     "LocalSearch",
@@ -78,6 +81,8 @@ ALL = (
     DiscreteFirstOrder,
     DualBundle,
     EntropicMask,
+    GoldenSection,
+    GreedyBudget,
     GreedyMask,
     Highs,
     LocalSearch,

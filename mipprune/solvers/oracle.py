@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ..core.arrays import exact
 from ..core.certificate import Tangent
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
@@ -52,8 +52,9 @@ class Oracle:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
-        anchor = exact(problem.loss.start())
-        answer = problem.structure.argmin(problem.minorant(anchor))
+        anchor = torch.zeros((), dtype=torch.float64).expand(problem.shape)  # a linear function has one tangent
+        answer = problem.structure.argmin(problem.loss.minorant(anchor))  # in the precision and where the data are
+        evaluated = answer.point.device.type == "cpu" and answer.point.dtype == torch.float64
         if answer.bound == float("inf"):
             return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, stats=watch.stats(oracle_calls=1))
         watch.report(answer.value, answer.bound)
@@ -62,6 +63,7 @@ class Oracle:
             answer.point,
             stop=Stop.CONVERGED,
             certificate=Tangent(anchor, None, answer.witness),
+            bound=answer.bound if evaluated else None,
             tolerance=budget.gap,
             stats=watch.stats(oracle_calls=1, device=str(answer.point.device)),
             solver=self.name,

@@ -23,7 +23,10 @@ __all__ = ["Budgets"]
 def _numbers(data: Any, name: str) -> Tensor:
     """Return finite or infinite float64 numbers >= 0 on the CPU."""
     try:
-        tensor = torch.as_tensor(data).detach().to(device="cpu", dtype=torch.float64)
+        if isinstance(data, Tensor):
+            tensor = data.detach().to(device="cpu", dtype=torch.float64)
+        else:  # torch would read plain numbers in float32
+            tensor = torch.from_numpy(np.array(data, dtype=np.float64))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidProblem(f"{name} cannot be read as numbers ({error})") from error
     if bool(torch.isnan(tensor).any()) or bool((tensor < 0).any()):
@@ -33,7 +36,7 @@ def _numbers(data: Any, name: str) -> Tensor:
 
 def _counts(data: Any, name: str, layers: int | None = None) -> Tensor:
     """Return whole numbers >= 0, one for each layer (or one for all), int64 on the CPU."""
-    listed = torch.as_tensor(data).reshape(-1).tolist()
+    listed = np.asarray(data.cpu() if isinstance(data, Tensor) else data).reshape(-1).tolist()
     counts = torch.tensor([check_count(value, name) for value in listed], dtype=torch.int64)
     if layers is not None and counts.numel() == 1:
         counts = counts.expand(layers).clone()
@@ -148,7 +151,8 @@ class Budgets(Supports):
         )
 
     @cached_property
-    def _units(self) -> tuple[Any, Any]:
+    def whole(self) -> tuple[Any, Any]:
+        """Costs (L, R) and limits (R,) in whole units of each resource, int64: what decides whether a mask fits."""
         return units(self.costs.numpy(), self.limits.numpy(), self.sizes.numpy())
 
     @property
@@ -166,7 +170,7 @@ class Budgets(Supports):
         if on is not None or off is not None:
             none = torch.zeros(self.entries, dtype=torch.bool)
             on, off = none if on is None else on, none if off is None else off
-        return make_plan(self.sizes.numpy(), *self._units, self._lower, self._upper, on, off)
+        return make_plan(self.sizes.numpy(), *self.whole, self._lower, self._upper, on, off)
 
     @property
     def entries(self) -> int:
@@ -257,7 +261,7 @@ class Budgets(Supports):
         needed = np.maximum(counts, self._lower)
         excess = clash + int(np.maximum(needed - self._upper, 0).sum())
         excess += int(np.maximum(self._lower - (self.sizes.numpy() - barred), 0).sum())
-        costs, limits = self._units
+        costs, limits = self.whole
         for used, limit, column in zip(costs.T @ needed, limits, costs.T, strict=True):
             if used > limit:
                 excess += -int((limit - used) // max(int(column.max()), 1))
@@ -285,7 +289,7 @@ class Budgets(Supports):
 
         self.check_shape(tuple(z.shape))
         flat = cp.vec(z, order="C")
-        costs, limits = self._units
+        costs, limits = self.whole
         sizes = self.sizes.numpy()
         out: list[Any] = []
         for column, limit in zip(costs.T, limits, strict=True):
