@@ -31,12 +31,16 @@ class Budget:
         Relative gap at which a point counts as optimal, >= 0.
     nodes, iterations : int, optional
         Limits on branch-and-bound nodes and on iterations, >= 1.
+    absolute_gap : float
+        Gap in the units of the objective that counts as closed too, >= 0. For objectives of any sign, such as
+        likelihoods, where a relative gap says little: a thousandth of the price of an edge, say.
     """
 
     seconds: float | None = None
     gap: float = 1e-4
     nodes: int | None = None
     iterations: int | None = None
+    absolute_gap: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("seconds", "nodes", "iterations"):
@@ -45,6 +49,12 @@ class Budget:
                 raise InvalidProblem(f"Budget.{name} is {limit}; a limit must be positive, or None for no limit")
         if not self.gap >= 0:
             raise InvalidProblem(f"Budget.gap is {self.gap}; it must be >= 0")
+        if not 0 <= self.absolute_gap < float("inf"):
+            raise InvalidProblem(f"Budget.absolute_gap is {self.absolute_gap}; it must be finite and >= 0")
+
+    def tolerance(self, value: float) -> float:
+        """Return the relative gap at which a point of this value counts as optimal."""
+        return max(self.gap, self.absolute_gap / max(abs(value), 1e-12))
 
 
 @runtime_checkable

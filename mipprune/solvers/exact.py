@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.adapters import Masks, Sparse
 from ..core.arrays import as_tensor
-from ..core.canonical import Canonical, complete
+from ..core.canonical import LOGARITHMS, Canonical, complete
 from ..core.certificate import Claim, Tangent
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
@@ -50,11 +50,11 @@ _CHEAP = 4096  # entries up to which building the expression costs next to nothi
 _LEAST_UNIT = 1e-6  # of the loss's scale: an optimum of about zero gives no unit of its own
 _UNBOUNDED = 1e19  # from here on, a back end's bound means that it has none
 _LOG = logging.getLogger("mipprune")
-_TRANSCENDENTAL = frozenset({"log", "exp", "logistic", "log_sum_exp", "entr", "kl_div", "rel_entr", "log1p", "log_det"})
+_TRANSCENDENTAL = frozenset({"exp", "logistic", "log_sum_exp", "log_det"})
 
 
-def reason(problem: Problem, strength: str) -> str | None:
-    """Return why neither exact back end can take the problem, or ``None``."""
+def reason(problem: Problem, strength: str, *, logarithms: bool = False) -> str | None:
+    """Return why an exact back end cannot take the problem, or ``None``; one that knows logarithms says so."""
     if strength not in ("perspective", "big-m"):
         return f"strength is {strength!r}; choose 'perspective' or 'big-m'"
     if problem.size > LARGEST:
@@ -62,10 +62,10 @@ def reason(problem: Problem, strength: str) -> str | None:
             f"{problem.size} entries are beyond exact solvers (about {LARGEST} 0/1 entries); use a first-order solver "
             "such as ADMM or ProjectedGradient for a point and certify for a bound"
         )
-    return _unlowerable(problem) or _without_links(problem, strength)
+    return _unlowerable(problem, logarithms) or _without_links(problem, strength)
 
 
-def _unlowerable(problem: Problem) -> str | None:
+def _unlowerable(problem: Problem, logarithms: bool) -> str | None:
     """Look for atoms outside quadratics; the expression of a wide problem is too costly for a mere question."""
     import cvxpy as cp
 
@@ -75,9 +75,11 @@ def _unlowerable(problem: Problem) -> str | None:
         atoms = problem.reference.loss.expression(cp.Variable(problem.shape), None).atoms()
     except (Unsupported, NotImplementedError) as error:
         return f"{type(problem.loss).__name__} has no cvxpy expression ({error}); use a solver of gradients"
-    curved = sorted({atom.__name__ for atom in atoms} & _TRANSCENDENTAL)
+    unknown = _TRANSCENDENTAL if logarithms else _TRANSCENDENTAL | LOGARITHMS
+    curved = sorted({atom.__name__ for atom in atoms} & unknown)
     if curved:
-        return f"the loss contains {', '.join(curved)}, and SCIP and HiGHS take quadratics only; use BranchAndBound"
+        other = "SCIP takes quadratics and logarithms only" if logarithms else "HiGHS takes quadratics only"
+        return f"the loss contains {', '.join(curved)}, and {other}; use BranchAndBound"
     return None
 
 
@@ -237,7 +239,9 @@ class Incumbent:
         """Whether the gap is within the budget's, or within the rounding of the value."""
         if self.point is None or self.bound is None:
             return False
-        return self.gap <= self.watch.budget.gap or self.value - self.bound <= self.problem.rounding(self.point)
+        return self.gap <= self.watch.budget.tolerance(self.value) or self.value - self.bound <= self.problem.rounding(
+            self.point
+        )
 
     def prove(self, splits: int) -> Bounded | None:
         """Find a good tangent at once: a checked bound however short the run, and the split that the cones will use.
@@ -326,7 +330,7 @@ def conclude(
         certificate=certificate,
         bound=proven if certificate is not None else None,
         claim=claim,
-        tolerance=watch.budget.gap,
+        tolerance=watch.budget.tolerance(incumbent.value) if incumbent.point is not None else watch.budget.gap,
         stats=watch.stats(
             setup_seconds=outcome.setup_seconds,
             iterations=outcome.iterations,

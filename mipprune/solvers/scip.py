@@ -107,7 +107,7 @@ class Scip:
 
     def rejects(self, problem: Problem) -> str | None:
         """See :meth:`Solver.rejects`."""
-        return reason(problem, self.strength)
+        return reason(problem, self.strength, logarithms=True)
 
     def solve(
         self,
@@ -169,7 +169,7 @@ class Scip:
             return Outcome(Stop.GAP, setup_seconds=watch.seconds), 0.0
         instance = Instance.of(problem, member, self.strength, bounded.split if bounded else None)
         model, variables = to_scip(instance.canonical)
-        self._configure(model, watch)
+        self._configure(model, watch, incumbent.value)
         _warm_start(model, variables, instance)
         handler = _listen(model, variables, instance, incumbent)
         setup = watch.seconds
@@ -193,13 +193,13 @@ class Scip:
             return Outcome(_STOPS.get(status, Stop.NUMERICAL), infeasible=status == "infeasible")
         return mask_of_columns(problem, canonical, _values(model, model.getBestSol(), variables))
 
-    def _configure(self, model: Any, watch: Watch) -> None:
+    def _configure(self, model: Any, watch: Watch, value: float = math.inf) -> None:
         budget = watch.budget
         if math.isfinite(watch.remaining):
             model.setParam("limits/time", max(watch.remaining, 1e-3))
         if budget.nodes is not None:
             model.setParam("limits/totalnodes", budget.nodes)
-        model.setParam("limits/gap", budget.gap)
+        model.setParam("limits/gap", budget.tolerance(value))
         model.setParam("randomization/randomseedshift", self.seed)
         model.setParam("parallel/maxnthreads", self.threads)
         model.setParam("parallel/minnthreads", self.threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -178,9 +180,23 @@ def test_scales_are_checked():
 def test_models_outside_the_cones_are_named():
     x = cp.Variable(name="x")
     with pytest.raises(InvalidProblem, match="second-order"):
-        Canonical.from_cvxpy(cp.Problem(cp.Minimize(-cp.log(x)), [x <= 2]))
+        Canonical.from_cvxpy(cp.Problem(cp.Minimize(cp.exp(x)), [x <= 2]))
     with pytest.raises(InvalidProblem, match="second-order"):
         Canonical.from_cvxpy(cp.Problem(cp.Minimize(-cp.square(x)), [x <= 2]))
+
+
+def test_logarithms_reach_scip_as_they_are():
+    x, y = cp.Variable(2, pos=True, name="x"), cp.Variable(boolean=True, name="y")
+    goal = -2 * cp.sum(cp.log(x)) + cp.sum(x) + cp.square(x[0] - x[1]) + 0.5 * y
+    canonical = Canonical.from_cvxpy(cp.Problem(cp.Minimize(goal), [x[0] <= 1 + 4 * y]))
+    assert canonical.exponential == 2
+    assert not canonical.is_linear
+    model, variables = to_scip(canonical)
+    model.optimize()
+    assert model.getStatus() == "optimal"
+    found = canonical.values(np.array([model.getVal(v) for v in variables]), "x")
+    assert model.getObjVal() == pytest.approx(4 - 4 * math.log(2) + 0.5, abs=1e-5)  # both at 2, the switch paid for
+    np.testing.assert_allclose(found, [2, 2], atol=1e-2)
 
 
 def test_constant_rows_that_cannot_hold_make_the_model_infeasible():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .data import Affine, Canonical
+from .data import LOGARITHMS, Affine, Canonical
 from .export import complete, to_highs_lp, to_scip, write_model
 
-__all__ = ["Affine", "Canonical", "complete", "to_highs_lp", "to_scip", "write_model"]
+__all__ = ["LOGARITHMS", "Affine", "Canonical", "complete", "to_highs_lp", "to_scip", "write_model"]

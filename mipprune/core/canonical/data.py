@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from ...errors import InvalidProblem
 if TYPE_CHECKING:
     import cvxpy
 
-__all__ = ["Affine", "Array", "Canonical"]
+__all__ = ["LOGARITHMS", "Affine", "Array", "Canonical"]
 
 Array = np.ndarray[Any, Any]
+
+LOGARITHMS = frozenset({"log", "entr", "log1p", "kl_div", "rel_entr"})
+"""cvxpy atoms that become exponential cones, which SCIP takes and HiGHS does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    r"""Minimise ``cost @ x + offset`` over linear rows, second-order cones, bounds and integer columns.
+    r"""Minimise ``cost @ x + offset`` over linear rows, second-order and exponential cones, bounds and integer columns.
 
     Build it with :meth:`from_cvxpy`.
 
@@ -57,7 +60,8 @@ class Canonical:
     matrix : scipy csc array, shape (rows, columns)
     right : array, shape (rows,)
         ``right - matrix @ x`` is 0 in the first ``zero`` rows, >= 0 in the next ``nonneg``, and in second-order cones
-        of the sizes ``soc`` after those (first row of each: the head).
+        of the sizes ``soc`` after those (first row of each: the head), and in ``exponential`` cones of three rows
+        ``y exp(x/y) <= z`` at the end.
     lower, upper : array, shape (columns,)
         Bounds, infinite where there are none; binaries are within [0, 1].
     integer : int array
@@ -97,10 +101,11 @@ class Canonical:
     factor: Array
     sign: float = 1.0
     unit: float = 1.0
+    exponential: int = 0
 
     @classmethod
     def from_cvxpy(cls, problem: cvxpy.Problem) -> Canonical:
-        """Lower a cvxpy problem whose convex part is linear, quadratic or second-order conic.
+        """Lower a cvxpy problem whose convex part is linear, quadratic, second-order conic, or made of logarithms.
 
         Raises
         ------
@@ -111,7 +116,7 @@ class Canonical:
 
         try:
             with np.errstate(invalid="ignore"):  # cvxpy multiplies infinite bounds by zero on the way
-                data, chain, _ = problem.get_problem_data(cp.SCIP)
+                data, chain, _ = problem.get_problem_data(_interface(problem))
         except (cp.error.DCPError, cp.error.SolverError) as error:
             raise InvalidProblem(
                 f"cvxpy cannot bring the model into linear and second-order cone form: {error}"
@@ -142,6 +147,7 @@ class Canonical:
             blocks=_blocks(problem, parametric.var_id_to_col),
             factor=np.ones(columns),
             sign=-1.0 if flipped else 1.0,
+            exponential=int(dims.exp),
         )
 
     @property
@@ -151,8 +157,8 @@ class Canonical:
 
     @property
     def is_linear(self) -> bool:
-        """Whether there is no second-order cone."""
-        return not self.soc
+        """Whether there is no cone."""
+        return not self.soc and not self.exponential
 
     @cached_property
     def names(self) -> list[str]:
@@ -259,6 +265,35 @@ class Canonical:
     def norms(self) -> list[Affine]:
         """Cones ``|rows[1:]| <= rows[0]``."""
         return self._cones[1]
+
+    @cached_property
+    def exponentials(self) -> tuple[Affine, Affine, Affine]:
+        """Cones ``y exp(x/y) <= z`` with y > 0, as (x, y, z), a row for each cone."""
+        first = self.zero + self.nonneg + sum(self.soc)
+        rows = first + 3 * np.arange(self.exponential)
+        return self._slack(rows), self._slack(rows + 1), self._slack(rows + 2)
+
+
+def _interface(problem: cvxpy.Problem) -> Any:
+    """Return the name of cvxpy's interface to SCIP, or that interface with exponential cones, for logarithms."""
+    import cvxpy as cp
+
+    if not {atom.__name__ for atom in problem.atoms()} & LOGARITHMS:
+        return cp.SCIP
+    from cvxpy.constraints import ExpCone
+    from cvxpy.reductions.solvers.conic_solvers.scip_conif import SCIP
+
+    class WithLogarithms(SCIP):
+        SUPPORTED_CONSTRAINTS: ClassVar[list[Any]] = [*SCIP.SUPPORTED_CONSTRAINTS, ExpCone]
+        MI_SUPPORTED_CONSTRAINTS = SUPPORTED_CONSTRAINTS
+
+        def name(self) -> str:
+            return "SCIP with logarithms"
+
+        def format_constraints(self, problem: Any, exp_cone_order: Any) -> Any:
+            return super().format_constraints(problem, [0, 1, 2])
+
+    return WithLogarithms()
 
 
 def _pattern(matrix: Any) -> Any:

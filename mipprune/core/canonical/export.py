@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,15 @@ def _add_rows(model: Any, variables: list[Any], canonical: Canonical) -> None:
         head = term(cone, 0, f"head_{number}", 0.0)
         entries = [term(cone, row, f"entry_{number}_{row}", None) for row in range(1, len(cone))]
         model.addCons(pyscipopt.quicksum(e * e for e in entries) <= head * head, name=f"norm_{number}")
+    below, share, above = canonical.exponentials
+    for index in range(len(below)):
+        x, z = term(below, index, f"exponent_{index}", None), term(above, index, f"argument_{index}", 0.0)
+        columns, _, constant = share.row(index)
+        if len(columns) == 0 and constant > 0:  # x <= y log(z/y) with a constant y: a plain logarithm
+            model.addCons(x + constant * math.log(constant) <= constant * pyscipopt.log(z), name=f"log_{index}")
+        else:
+            y = term(share, index, f"share_{index}", 0.0)
+            model.addCons(y * pyscipopt.exp(x / y) <= z, name=f"exp_{index}")
 
 
 def complete(canonical: Canonical, values: Mapping[str, Array]) -> Array | None:
