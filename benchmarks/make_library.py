@@ -30,6 +30,16 @@ CHOSEN: dict[str, Sequence[dict[str, Any]]] = {
         for scores in ("gaussian", "t3", "columns", "integers")
         for pattern in ("2:4", "4:8", "8:16")
     ],
+    "flop_selection": [
+        {"weights": 600, "nnz": nnz, "flops": flops, "costs": costs}
+        for nnz, flops in ((0.2, 0.2), (0.3, 0.1), (0.1, 0.3))
+        for costs in ("resnet", "distinct")
+    ],
+    "graphical_models": [
+        {"nodes": nodes, "samples": 10 * nodes, "l0": l0, "l2": 0.05, "model": model}
+        for nodes, l0 in ((4, 0.02), (5, 0.05))
+        for model in ("uniform", "banded")
+    ],
     "rule_selection": [
         {"trees": 2, "depth": 3, "rows": 100, "count": 4, "gamma": gamma, "antichain": antichain}
         for gamma in (0.01, 0.05)

@@ -1,0 +1,90 @@
+"""Gaussian graphical models: random sparse precision matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ... import solvers
+from ...core.problem import Problem
+from ...core.solver import Solver
+from ...errors import InvalidProblem
+from ...formulations import graphical_model
+from .family import Family
+
+__all__ = ["GRAPHICAL_MODELS", "gaussian_sample"]
+
+_GRID = 2.0**20
+
+
+def gaussian_sample(
+    nodes: int, samples: int, seed: int, *, model: str = "uniform", degree: int = 3, condition: float = 2.0
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the covariance (nodes, nodes) of a sample and the precision matrix it was drawn from.
+
+    Parameters
+    ----------
+    nodes, samples : int
+    seed : int
+        Of numpy's ``RandomState``.
+    model : {"uniform", "banded"}
+        Entries 0.5 at random with ``degree`` expected in a row, or ``0.5 ** |i - j|`` within a band of ``degree``.
+    degree : int
+    condition : float
+        Condition number of the precision matrix, which its diagonal is chosen for.
+
+    Notes
+    -----
+    The generator of the GraphL0BnB experiments (arXiv 2307.09366). The covariance is rounded to multiples of 2^-20.
+    """
+    state = np.random.RandomState(seed)
+    if model == "uniform":
+        lower = np.tril(0.5 * state.binomial(1, min(degree / nodes, 1.0), (nodes, nodes)), -1)
+    elif model == "banded":
+        distance = np.abs(np.subtract.outer(np.arange(nodes), np.arange(nodes)))
+        lower = np.tril(np.where((distance > 0) & (distance <= degree), 0.5**distance, 0.0), -1)
+    else:
+        raise InvalidProblem(f"model {model!r} is not known; choose uniform or banded")
+    edges = lower + lower.T
+    values = np.linalg.eigvalsh(edges)
+    precision = edges + (condition * values[0] - values[-1]) / (1.0 - condition) * np.eye(nodes)
+    precision *= np.diag(np.linalg.inv(precision)).max()
+    factor = np.linalg.cholesky(np.linalg.inv(precision))
+    data = state.standard_normal((samples, nodes)) @ factor.T
+    data -= data.mean(axis=0)
+    return np.round(data.T @ data / samples * _GRID) / _GRID, precision
+
+
+def _build(*, nodes: int, samples: int, l0: float, l2: float, seed: int, model: str = "uniform") -> Problem:
+    covariance, _ = gaussian_sample(nodes, samples, seed, model=model)
+    return graphical_model(covariance, covariance=True, l0=l0, l2=l2, standardize=False)
+
+
+_SOLVERS: dict[str, Callable[[], Solver]] = {
+    "tree": solvers.BranchAndBound,
+    "descent": solvers.ProjectedGradient,
+    "scip": solvers.Scip,
+    "highs": solvers.Highs,
+}
+
+GRAPHICAL_MODELS = Family(
+    name="graphical_models",
+    title="Gaussian graphical models",
+    build=_build,
+    suites={
+        "quick": (
+            {"nodes": 5, "samples": 50, "l0": 0.05, "l2": 0.05},
+            {"nodes": 10, "samples": 100, "l0": 0.05, "l2": 0.05},
+        ),
+        "full": tuple(
+            {"nodes": nodes, "samples": 10 * nodes, "l0": 0.05, "l2": 0.05, "model": model}
+            for nodes in (6, 10, 12, 20, 30)
+            for model in ("uniform", "banded")
+        ),
+    },
+    tiny={"nodes": 4, "samples": 40, "l0": 0.1, "l2": 0.1},
+    solvers=_SOLVERS,
+    size="nodes",
+)
