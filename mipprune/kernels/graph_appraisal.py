@@ -130,12 +130,13 @@ def appraise(
     largest : float64 array, shape (p,)
         Largest absolute entry of each row of S.
     entries, values : arrays
-        Off-diagonal entries by flat index of the pair, ascending; zero on pairs that are off. Any will do.
+        Off-diagonal entries by flat index of the pair, ascending. Any will do, as long as they are zero on pairs for
+        which the shift is not proven.
     fixed : int8 array, shape (size,)
         -1 off, 1 on, 0 free.
     shift : Shift
         S without row and column i, less ``Diag(D_i)``, must be positive semidefinite on the pairs of row i that are not
-        off; whoever calls has that proven.
+        off, and on those of the entries; whoever calls has that proven.
     penalties : Penalties
     parts : bool
         Whether the bounds of parts are wanted.
@@ -150,7 +151,7 @@ def appraise(
     size = p * (p - 1) // 2
     assert nodes_of(size) == p
     places, value, theta = _around(matrix, entries, values, fixed, shift, penalties)
-    base, constant, known = np.zeros(p), np.zeros(p), np.zeros(p)
+    base, known = np.zeros(p), np.zeros(p)
     if_on, if_off = (np.zeros(size if parts else 0) for _ in range(2))
     ends = GRID if grid is None else grid
 
@@ -158,7 +159,7 @@ def appraise(
         grown = np.zeros((2, last - first, p))
         appraise_rows(
             first, last, matrix, largest, places.indptr, places.indices, value, theta, shift.common, shift.extra,
-            fixed, *penalties, ends, base, constant, grown[0], grown[1], known,
+            fixed, *penalties, ends, base, grown[0], grown[1], known,
         )  # fmt: skip
         return grown[0], grown[1]
 
@@ -171,8 +172,7 @@ def appraise(
         done = _by_blocks(task, p, (if_on, if_off) if parts else None, go_on)
         if done < p:
             return Appraised(-math.inf, if_on, if_off, math.nan, theta)
-    terms = np.concatenate([base, constant])
-    bound = math.fsum(terms.tolist()) if np.isfinite(terms).all() else -math.inf
+    bound = math.fsum(base.tolist()) if np.isfinite(base).all() else -math.inf
     if math.isfinite(bound):
         bound -= 2.0 * _U * abs(bound)
     if parts:

@@ -126,35 +126,39 @@ def _tabulate(count, points, slopes, errors, bends, own, lows, highs, prices, ga
 
 
 @_compile
-def _line(count, first, last, center, before, after, early, late, own):  # type: ignore[no-untyped-def]
-    """Return (intercept, slope, size) of a linear function above the sum of the positive gains on [first, last]."""
+def _line(count, first, last, center, before, after, early, late, own, sure):  # type: ignore[no-untyped-def]
+    """Return (intercept, slope, size) of a linear function above the sum of the gains on [first, last].
+
+    Of free entries only what is positive counts; of ``sure`` ones, the kept entries, all of it.
+    """
     intercept, slope, size = 0.0, 0.0, 0.0
     width = last - first
     bounded = last < np.inf
     inner, outer = 1.0 / first if first > 0.0 else 0.0, 1.0 / last if bounded else 0.0
     for n in range(count):
         top = after[n]
-        if top <= 0.0:
+        if top <= 0.0 and not sure[n]:
             continue
         if own[n] == 0.0 or not bounded:
             intercept += top
             size += abs(top)
             continue
         bottom = before[n]
-        if first > 0.0 and bottom >= 0.0 and first >= center:
+        whole = sure[n] or (first > 0.0 and bottom >= 0.0)  # the concave gain itself, not only its positive part
+        if whole and first >= center:
             tangent = own[n] * (early[n] * inner) ** 2
             intercept += bottom - tangent * first
             slope += tangent
-            size += bottom + tangent * last
+            size += abs(bottom) + tangent * last
             continue
         tangent = own[n] * (late[n] * outer) ** 2
-        if (first > 0.0 and bottom >= 0.0) or top - tangent * width >= 0.0:
+        if whole or top - tangent * width >= 0.0:
             intercept += top - tangent * last
         else:  # a concave function that is negative first lies below this chord where it is positive
             tangent = top / width
             intercept -= tangent * first
         slope += tangent
-        size += top + tangent * last
+        size += abs(top) + tangent * last
     return intercept, slope, size
 
 
@@ -177,7 +181,6 @@ def appraise_rows(  # type: ignore[no-untyped-def]
     upper,
     grid,
     base,
-    constant,
     if_on,
     if_off,
     known,
@@ -191,11 +194,11 @@ def appraise_rows(  # type: ignore[no-untyped-def]
     largest : (p,) array
         ``max_k |S_jk|`` of each row.
     indptr, indices, value : arrays
-        The off-diagonal entries V, sparse and symmetric; none of them on a pair that is off.
+        The off-diagonal entries V, sparse and symmetric.
     theta : (p,) array
         Any positive numbers; the vectors of the bound are ``x_i = v_i / theta_i``.
     common, extra : (p,) and (p, p) or (0, 0) arrays
-        ``D_ij = common_j + extra_ij``, used on free pairs only.
+        ``D_ij = common_j + extra_ij``; V vanishes on pairs for which it is not proven.
     fixed : (size,) int8 array, by pair
         -1 for a pair that is off, 1 for one that is on, 0 for a free one.
     price, ridge, lower, upper : (size,) or (1,) arrays, by pair
@@ -205,9 +208,9 @@ def appraise_rows(  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    In place: ``base`` (p,) the bound of each row's free part; ``constant`` (p,) what pairs that are on add (at the
-    smaller index); ``if_on`` and ``if_off`` (end - begin, p) what the row's bound grows by when a free pair is kept, or
-    zero; ``known`` (p,) what the row's bound would be with its diagonal entry known to be theta (no proof: a guide).
+    In place: ``base`` (p,) the bound of each row; ``if_on`` and ``if_off`` (end - begin, p) what it grows by when a
+    free pair is kept, or zero; ``known`` (p,) what the row's bound would be with its diagonal entry known to be theta (no
+    proof: a guide).
     """
     nodes, cells = len(theta), len(grid) - 1
     column, across, own_v = np.empty(nodes), np.empty(nodes), np.zeros(nodes)
@@ -217,6 +220,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
     gains, slacks, where = (np.empty((cells + 1, nodes)), np.empty((cells + 1, nodes)), np.empty((cells + 1, nodes)))
     points, bounds = np.empty(cells + 1), np.empty(cells)
     kept, dropped = np.empty(nodes), np.empty(nodes)
+    sure = np.empty(nodes, dtype=np.bool_)
     norms = np.zeros(nodes)
     by_row = extra.shape[0] > 0
     steps = (min(len(price) - 1, 1), min(len(ridge) - 1, 1), min(len(lower) - 1, 1), min(len(upper) - 1, 1))
@@ -231,9 +235,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         for pos in range(indptr[i], indptr[i + 1]):
             j, v = indices[pos], value[pos]
             own_v[j] = v
-            taken = 0.0
-            if fixed[_place(i, j, nodes)] == 0:
-                taken = (common[j] + extra[i, j] if by_row else common[j]) * v
+            taken = (common[j] + extra[i, j] if by_row else common[j]) * v
             y = column[j] - taken
             square += v * y
             square_size += abs(v * y)
@@ -242,7 +244,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         square_error += _gamma(length + 4) * square_size
         a = matrix[i, i] - square * scale * scale
         a_error = 1.01 * square_error * scale * scale + 8.0 * _U * (matrix[i, i] + abs(square) * scale * scale)
-        count, constant[i], known[i] = 0, 0.0, a * theta[i] - np.log(theta[i])
+        count, known[i] = 0, a * theta[i] - np.log(theta[i])
         unbounded = False
         for j in range(nodes):
             if_on[i - begin, j] = 0.0
@@ -252,10 +254,9 @@ def appraise_rows(  # type: ignore[no-untyped-def]
             q = _place(i, j, nodes)
             if fixed[q] < 0:
                 continue
-            v, mine, theirs = own_v[j], 0.0, 0.0
-            if fixed[q] == 0:
-                mine = common[j] + extra[i, j] if by_row else common[j]
-                theirs = common[i] + extra[j, i] if by_row else common[i]
+            v = own_v[j]
+            mine = common[j] + extra[i, j] if by_row else common[j]
+            theirs = common[i] + extra[j, i] if by_row else common[i]
             cost, pull, low, high = price[q * steps[0]], ridge[q * steps[1]], lower[q * steps[2]], upper[q * steps[3]]
             other = 1.0 / theta[j]
             y, y_other = column[j] - mine * v, across[j] - theirs * v
@@ -265,17 +266,12 @@ def appraise_rows(  # type: ignore[no-untyped-def]
             error = 2.0 * scale * _gamma(length + 2) * largest[j] * norms[i]
             error += 2.0 * other * _gamma(indptr[j + 1] - indptr[j] + 2) * largest[i] * norms[j]
             error = 1.01 * error + 12.0 * _U * size
-            if fixed[q] > 0:
-                if i < j:
-                    gain, _, _ = _gain(-c, error, pull, low, high, cost)
-                    constant[i] -= gain + 4.0 * _U * abs(gain)
-                    known[i] -= gain
-                continue
             half = 0.5 * pull
             part, rest = half + mine * scale, half + theirs * other
             share = part / (part + rest) if part + rest > 0.0 else 0.5
             n = count
             open_pairs[n] = j
+            sure[n] = fixed[q] > 0
             count += 1
             slopes[n] = -c * share
             errors[n] = share * error + 16.0 * _U * abs(c) * share
@@ -285,7 +281,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
                 unbounded = True
             if i < j:
                 gain, _, _ = _gain(-c, 0.0, part + rest, low, high, cost)
-                known[i] -= max(gain, 0.0)
+                known[i] -= gain if fixed[q] > 0 else max(gain, 0.0)
         for k in range(cells + 1):
             points[k] = grid[k] * theta[i]
         _tabulate(count, points, slopes, errors, bends, own, lows, highs, prices, gains, slacks, where)
@@ -293,7 +289,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         slack = _gamma(count + 64)
         for k in range(cells):
             intercept, slope, size = _line(
-                count, points[k], points[k + 1], theta[i], gains[k], gains[k + 1], where[k], where[k + 1], own
+                count, points[k], points[k + 1], theta[i], gains[k], gains[k + 1], where[k], where[k + 1], own, sure
             )
             bounds[k] = -np.inf
             if np.isfinite(intercept) and not unbounded:
@@ -311,6 +307,8 @@ def appraise_rows(  # type: ignore[no-untyped-def]
                     kept[n] = min(kept[n], here + max(-after[n], 0.0))
                     dropped[n] = min(dropped[n], here + max(before[n] - 2.0 * lost[n], 0.0))
             for n in range(count):
+                if sure[n]:
+                    continue
                 j = open_pairs[n]
                 if_on[i - begin, j] = max(kept[n] - least - 4.0 * _U * (abs(kept[n]) + abs(least)), 0.0)
                 if_off[i - begin, j] = max(dropped[n] - least - 4.0 * _U * (abs(dropped[n]) + abs(least)), 0.0)

@@ -69,6 +69,8 @@ class _Entry(NamedTuple):
     shift: Fraction
     lower: float
     upper: float
+    sure: bool
+    """kept: all of the gain counts, not only its positive part"""
 
 
 def _decrease(k: Fraction, bend: Fraction, lower: float, upper: float) -> tuple[Gain, Fraction]:
@@ -105,17 +107,17 @@ def _above(
     top, bottom = after[0], before[0]
     if top is None:
         return None
-    if top <= 0:
+    if top <= 0 and not entry.sure:
         return Fraction(0), Fraction(0)
     if entry.shift == 0 or last == math.inf:
         return top, Fraction(0)
     start, end = Fraction(first), Fraction(last)
-    positive = first > 0 and bottom is not None and bottom >= 0
-    if positive and first >= center and bottom is not None:
+    whole = entry.sure or (first > 0 and bottom is not None and bottom >= 0)
+    if whole and first >= center and bottom is not None:
         slope = entry.shift * (before[1] / start) ** 2
         return bottom - slope * start, slope
     slope = entry.shift * (after[1] / end) ** 2
-    if positive or top - slope * (end - start) >= 0:
+    if whole or top - slope * (end - start) >= 0:
         return top - slope * end, slope
     slope = top / (end - start)  # a concave function that is negative first lies below this chord where positive
     return -slope * start, slope
@@ -141,8 +143,7 @@ def exact_appraisal(data: Data) -> tuple[Fraction, ExactArray, ExactArray]:
     """
     p = len(data.theta)
     inverse = np.array([Fraction(1.0 / t) for t in data.theta], dtype=object)
-    free = data.fixed == 0
-    shift = data.shift * free.astype(int)
+    shift = data.shift
     moved = data.matrix @ data.values - shift.T * data.values  # column i: (S - D_i) v_i
     slopes = 4 * data.matrix + 2 * moved * inverse + 2 * (moved * inverse).T
     total = Fraction(0)
@@ -155,15 +156,11 @@ def exact_appraisal(data: Data) -> tuple[Fraction, ExactArray, ExactArray]:
                 continue
             box = (float(data.lower[i, j]), float(data.upper[i, j]))
             half = data.ridge[i, j] / 2
-            if data.fixed[i, j] > 0:
-                gain = _decrease(-slopes[i, j], data.ridge[i, j], *box)[0]
-                if gain is None:
-                    raise CertificateError("bound: a kept pair has neither ridge nor box")
-                total += (data.price[i, j] - gain) if i < j else 0
-                continue
             part, rest = half + shift[i, j] * inverse[i], half + shift[j, i] * inverse[j]
             share = part / (part + rest) if part + rest > 0 else Fraction(1, 2)
-            entries[j] = _Entry(-slopes[i, j] * share, data.price[i, j] * share, half, shift[i, j], *box)
+            entries[j] = _Entry(
+                -slopes[i, j] * share, data.price[i, j] * share, half, shift[i, j], *box, data.fixed[i, j] > 0
+            )
         points = [end * data.theta[i] for end in data.grid]
         gains = {j: [_gain(entry, t) for t in points] for j, entry in entries.items()}
         center = data.theta[i]
@@ -183,6 +180,8 @@ def exact_appraisal(data: Data) -> tuple[Fraction, ExactArray, ExactArray]:
         least = min(finite)
         total += least
         for j, pairs in gains.items():
+            if entries[j].sure:
+                continue
             row = [gain for gain, _ in pairs]
             kept = min(b + max(Fraction(0), -g) if g is not None else b for b, g in zip(finite, row[1:], strict=True))
             gone = min(b + max(Fraction(0), g) if g is not None else b for b, g in zip(finite, row[:-1], strict=True))

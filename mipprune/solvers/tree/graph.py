@@ -48,7 +48,7 @@ class GraphBound:
     lower: Array
     upper: Array
     shifts: int = 12
-    renewal: float = 0.7
+    renewal: float = 0.3
 
     @classmethod
     def takes(cls, problem: Problem) -> bool:
