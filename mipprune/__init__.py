@@ -107,6 +107,7 @@ __all__ = [
     "certify",
     "check",
     "choose",
+    "estimators",
     "formulations",
     "load",
     "losses",
@@ -120,7 +121,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``networks`` on first use: a modelling session never needs it."""
-    if name == "networks":
-        return import_module("mipprune.networks")
+    """Import ``networks`` and ``estimators`` on first use: a modelling session never needs them."""
+    if name in ("networks", "estimators"):
+        return import_module(f"mipprune.{name}")
     raise AttributeError(f"module 'mipprune' has no attribute {name!r}")

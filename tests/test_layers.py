@@ -41,6 +41,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.formulations", "mipprune.solvers"),
     ("mipprune.solve",),
     ("mipprune.io",),
+    ("mipprune.estimators",),
     ("mipprune.networks", "mipprune.bench"),
     ("mipprune.testing", "mipprune.cli"),
     ("mipprune",),
@@ -50,7 +51,7 @@ FACADES = frozenset({"mipprune", "mipprune.core"})
 
 # Third parties a module may import while it is itself being imported. Everything else is imported where it is used.
 EAGER = frozenset({"torch", "numpy"})
-EAGER_IN = {"mipprune.cli": frozenset({"click"})}
+EAGER_IN = {"mipprune.cli": frozenset({"click"}), "mipprune.estimators": frozenset({"sklearn"})}
 
 PRINTING = ("mipprune.cli",)
 MAX_LINES = 400

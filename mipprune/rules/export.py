@@ -170,10 +170,11 @@ def _sql(model: RuleModel, table: str) -> str:
         text = f"{name} {c.side} {_literal(c.threshold)}"
         return f"({text} OR {name} IS NULL)" if c.missing else text
 
-    lines = [_literal(model.intercept)]
+    # Thresholds decide and are written exactly; sums may differ in the last digit.
+    lines = [repr(model.intercept)]
     for rule, coef in zip(model.rules, model.coef, strict=True):
         when = " AND ".join(condition(c) for c in rule.conditions) or "1 = 1"
-        lines.append(f"+ {_literal(float(coef))} * CASE WHEN {when} THEN 1 ELSE 0 END")
+        lines.append(f"{'-' if coef < 0 else '+'} {abs(float(coef))!r} * CASE WHEN {when} THEN 1 ELSE 0 END")
     body = "\n  ".join(lines)
     return f"SELECT\n  {body} AS {_quoted(model.response)}\nFROM {_quoted(table)};"
 

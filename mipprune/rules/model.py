@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
@@ -170,9 +172,15 @@ def _shortest(threshold: float, values: Array) -> float:
     place = int(np.searchsorted(values, threshold, side="right"))
     low = float(values[place - 1]) if place else -np.inf
     high = float(values[place]) if place < len(values) else np.inf
-    if np.isfinite(threshold):
-        for digits in range(1, 18):
-            candidate = float(f"{threshold:.{digits}g}")
-            if low <= candidate < high:
-                return candidate
+    if not math.isfinite(threshold):
+        return threshold
+    exact = Decimal(threshold)
+    coarsest = max(exact.adjusted(), Decimal(high - low).adjusted() if math.isfinite(high - low) else -400)
+    for exponent in range(coarsest, coarsest - 40, -1):
+        step = Decimal(1).scaleb(exponent)
+        multiple = (exact / step).to_integral_value(ROUND_FLOOR)
+        found = [float(m * step) for m in (multiple, multiple + 1)]
+        inside = [candidate for candidate in found if low <= candidate < high]
+        if inside:
+            return min(inside, key=lambda candidate: abs(candidate - threshold))
     return threshold

@@ -27,6 +27,7 @@ from .oracle import Oracle
 from .permutation import Permutation, search_permutation
 from .projected_gradient import ProjectedGradient
 from .relaxation import certify
+from .reweighted_rules import ReweightedRules
 from .rule_swaps import RuleSwaps
 from .saliency import Saliency
 from .scip import Scip
@@ -56,6 +57,7 @@ __all__ = [
     "PricePoint",
     "ProjectedGradient",
     "RandomMask",
+    "ReweightedRules",
     "RuleSwaps",
     "Saliency",
     "Scip",
@@ -91,6 +93,7 @@ ALL = (
     PatternMask,
     ProjectedGradient,
     RandomMask,
+    ReweightedRules,
     RuleSwaps,
     Saliency,
     Scip,
