@@ -145,6 +145,7 @@ def frontier_upwards(
     level: Callable[[FrontierPoint], int],
     *,
     first: int = 0,
+    last: int | None = None,
     solver: CuttingPlanes | None = None,
     budget: Budget | None = None,
     limit: int = 1000,
@@ -158,8 +159,8 @@ def frontier_upwards(
         Returns the problem whose level is at least a given whole number.
     level : callable
         Returns the level of a point (for stable rules the frequency of its mask).
-    first : int
-        Where to begin.
+    first, last : int
+        Where to begin, and the largest level that may be asked for.
     solver, budget, progress
         See :func:`frontier`.
     limit : int
@@ -183,6 +184,8 @@ def frontier_upwards(
         if run.solution.stop is Stop.USER or (progress is not None and progress(number, point)):
             break
         least = max(level(point), least) + 1
+        if last is not None and least > last:
+            break
     best = math.inf
     ordered = _propagated(points[::-1], budget.gap)
     kept: list[FrontierPoint] = []
