@@ -6,7 +6,7 @@ import numpy as np
 
 from .compiling import compiled_if_possible
 
-__all__ = ["extend", "undominated"]
+__all__ = ["extend", "undominated", "undominated_by_few"]
 
 
 @compiled_if_possible()
@@ -61,8 +61,7 @@ def undominated(order, state, cost, rank, ranks, gain, keep):  # type: ignore[no
     """Mark the partial choices that no other one of the same state beats in gain and in every cost.
 
     ``order`` sorts by state, costs, and falling gain. With one resource the best gain so far decides; with two, the
-    best gain so far at no larger a second cost, kept in a binary indexed tree over the ranks of the second costs. With
-    more, only equal costs are compared.
+    best gain so far at no larger a second cost, kept in a binary indexed tree over the ranks of the second costs.
     """
     resources = cost.shape[1]
     size = order.shape[0]
@@ -81,11 +80,6 @@ def undominated(order, state, cost, rank, ranks, gain, keep):  # type: ignore[no
                 position -= position & -position
         elif fresh:
             best = -np.inf
-        elif resources > 2:
-            for r in range(resources):
-                if cost[order[place - 1], r] != cost[i, r]:
-                    best = -np.inf
-                    break
         keep[i] = gain[i] > best
         if not keep[i]:
             continue
@@ -97,3 +91,43 @@ def undominated(order, state, cost, rank, ranks, gain, keep):  # type: ignore[no
                     stamp[position] = state[i]
                     tree[position] = gain[i]
                 position += position & -position
+
+
+@compiled_if_possible()
+def undominated_by_few(order, state, cost, size, few, keep):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Mark the partial choices that none of the ``few`` cheapest better ones met so far beats, for three costs or more.
+
+    ``order`` sorts by state and falling gain, so that whoever comes earlier beats a later one when none of its costs is
+    larger; ``size`` says which ones are cheap. Not all that are dominated are found, which costs room and no more.
+    """
+    resources = cost.shape[1]
+    champions = np.empty(few, np.int64)
+    count = 0
+    for place in range(order.shape[0]):
+        i = order[place]
+        if place == 0 or state[order[place - 1]] != state[i]:
+            count = 0
+        beaten = False
+        for c in range(count):
+            j = champions[c]
+            inside = True
+            for r in range(resources):
+                if cost[j, r] > cost[i, r]:
+                    inside = False
+                    break
+            if inside:
+                beaten = True
+                break
+        keep[i] = not beaten
+        if beaten:
+            continue
+        if count < few:
+            champions[count] = i
+            count += 1
+        else:
+            worst = 0
+            for c in range(1, few):
+                if size[champions[c]] > size[champions[worst]]:
+                    worst = c
+            if size[i] < size[champions[worst]]:
+                champions[worst] = i

@@ -18,7 +18,9 @@ from .choice import Array, Choice, minimise_dual
 __all__ = ["Best", "Found", "bound", "maximise", "search"]
 
 _BEAM = 2048  # partial choices kept in the search for a first good choice
+_WIDE_BEAM = 1 << 15  # and in that for a better one, where the exact search is too large
 _SPREAD = (0.0, 0.01, -0.01, 0.03, -0.03, 0.08, -0.08, 0.2, -0.2, 0.5, -0.4)  # relative changes of the best multipliers
+_FEW = 64  # partial choices with which others are compared where there are three resources or more
 _ROOM = 8  # how many times more extensions than partial choices may be held at once
 
 
@@ -44,7 +46,7 @@ class Best(NamedTuple):
     """no choice within the budgets gains more; ``-inf`` when there is none"""
 
 
-def search(model: Choice, multipliers: Array, level: float, limit: int) -> Found:
+def search(model: Choice, multipliers: Array, level: float, limit: int, *, beam: bool = False) -> Found:
     """Look for the best choice with a gain above ``level``, keeping at most ``limit`` partial choices at a time.
 
     Parameters
@@ -55,7 +57,9 @@ def search(model: Choice, multipliers: Array, level: float, limit: int) -> Found
     level : float
         May be -inf.
     limit : int
-        When more partial choices are left, those with the best bounds are kept and the search is not complete.
+        When more partial choices are left, the search is not complete.
+    beam : bool
+        Go on then with those that have the best bounds; otherwise give up.
     """
     from . import choice_loops
 
@@ -80,6 +84,8 @@ def search(model: Choice, multipliers: Array, level: float, limit: int) -> Found
             parts.append((out[0][:count] + first, out[1][:count].copy(), out[2][:count].copy()))
             held += count
             if held > _ROOM * limit:
+                if not beam:
+                    return Found(None, False)
                 parts, complete = [_largest(parts, limit)], False
                 held = limit
         parents, options, upper = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -87,6 +93,8 @@ def search(model: Choice, multipliers: Array, level: float, limit: int) -> Found
         new_cost = cost[parents] + step.cost[state[parents], options]
         kept = _undominated(new_state, new_cost, new_gain)
         if len(kept) > limit:
+            if not beam:
+                return Found(None, False)
             kept, complete = kept[_top(upper[kept], limit)], False
         gain, cost, state = new_gain[kept], new_cost[kept], new_state[kept]
         history.append((parents[kept], options[kept]))
@@ -113,12 +121,17 @@ def _undominated(state: Array, cost: Array, gain: Array) -> Array:
     """Return the places of the partial choices that no other one dominates."""
     from . import choice_loops
 
+    keep = np.zeros(len(gain), dtype=np.bool_)
+    if cost.shape[1] > 2:
+        size = (cost / cost.max(axis=0, initial=1.0)).sum(axis=1)
+        order = np.lexsort((size, -gain, state))
+        choice_loops.undominated_by_few(order, state, cost, size, _FEW, keep)
+        return np.flatnonzero(keep)
     order = np.lexsort((-gain, *cost.T[::-1], state))
     rank, ranks = np.zeros(1, dtype=np.int64), 0
     if cost.shape[1] == 2:
         values, rank = np.unique(cost[:, 1], return_inverse=True)
         ranks = len(values)
-    keep = np.zeros(len(gain), dtype=np.bool_)
     choice_loops.undominated(order, state, cost, rank, ranks, gain, keep)
     return np.flatnonzero(keep)
 
@@ -176,9 +189,8 @@ def maximise(model: Choice, limit: int) -> Best:
     upper = float(model.bounds(multipliers).min()) if bool(np.isfinite(multipliers).all()) else math.inf
     if bool((model.least_costs()[0][:, 0] > model.budgets).any()) or upper < model.least_gain:
         return Best(None, multipliers, math.inf, -math.inf)
-    choice = _better(model, dual.choice, search(model, multipliers, -math.inf, min(_BEAM, limit)).choice)
-    value = -math.inf if choice is None else model.gain(choice)
-    level = value
+    choice = _better(model, dual.choice, search(model, multipliers, -math.inf, min(_BEAM, limit), beam=True).choice)
+    level = -math.inf if choice is None else model.gain(choice)
     for attempt in range(4):
         proven, met = bound(model, multipliers, level, limit)
         choice = _better(model, choice, met)
@@ -186,9 +198,10 @@ def maximise(model: Choice, limit: int) -> Best:
             return Best(None, multipliers, level, -math.inf)
         if proven < upper or upper <= level:
             return Best(choice, multipliers, level, proven)
-        if choice is not None and attempt == 0:
-            value = model.gain(choice)
-        level = upper - (upper - max(value, model.least_gain)) * 0.5 ** (attempt + 1)
+        if attempt == 0:  # too much to search through: look for a better choice, and prove what can be proven
+            choice = _better(model, choice, search(model, multipliers, level, _WIDE_BEAM, beam=True).choice)
+        value = model.least_gain if choice is None else model.gain(choice)
+        level = upper - (upper - value) * 0.5 ** (attempt + 1)
     return Best(choice, multipliers, math.inf, upper)
 
 

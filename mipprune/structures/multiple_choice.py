@@ -165,7 +165,8 @@ class MultipleChoice(Supports):
         if len(model.budgets) == 1:
             return self._mask(model.best(np.ones(1)), options)
         scale = 1.0 / np.maximum(model.budgets, 1.0)
-        found = choice_search.search(model, np.vstack([np.diag(scale), scale[None]]), -1e-300, self.labels)
+        multipliers = np.vstack([np.diag(scale), scale[None]])
+        found = choice_search.search(model, multipliers, -1e-300, self.labels, beam=True)
         if found.choice is None and not found.complete:
             raise SolverFailure(
                 f"whether the budgets can be met could not be decided with {self.labels} labels; raise labels=..."
