@@ -19,7 +19,6 @@ NODES = 20_000_000
 """Nodes after which the search hands over to the MILP: about a second."""
 _ROOM = 4_000_000  # counts in all windows together
 _NEGLIGIBLE = 4e-15  # of the dual value: a gap of this size is rounding
-_FLOAT = 1e-9  # far more than the rounding of sums of up to _ROOM losses
 
 
 class Groups(NamedTuple):
@@ -145,8 +144,9 @@ def verify(
 ) -> float:
     """Return a number, at most ``gap``, such that no admissible choice misses the dual value by less; 0 if unknown."""
     padded, theta = _padded(groups, theta)
-    best, complete, _, outside = _below(padded, lam, theta, gap, gap, nodes, np.zeros(padded.base.size, np.int64))
-    return 0.0 if outside or not complete else best * (1.0 - _FLOAT)
+    chosen = np.zeros(padded.base.size, np.int64)
+    best, complete, _, outside, error = _below(padded, lam, theta, gap, gap, nodes, chosen)
+    return 0.0 if outside or not complete else best * (1.0 - error)
 
 
 def _below(
@@ -157,18 +157,19 @@ def _below(
     best: float,
     nodes: int,
     chosen: NDArray[np.int64],
-) -> tuple[float, bool, int, bool]:
-    """Search all choices that miss by less than ``best`` with windows of ``width``: best, complete, nodes, outside."""
+) -> tuple[float, bool, int, bool, float]:
+    """Search all choices that miss by less than ``best``: best, complete, nodes, outside, relative error of sums."""
     from .knapsack_search import dive, windows
 
     over, under = slopes(theta, lam, groups.costs)
     beneath, beyond = np.maximum(theta - groups.floor, 0.0), np.maximum(groups.ceiling - theta, 0.0)
     arrays = (groups.values, groups.start, groups.base, groups.low, groups.high)
-    counts, losses, place, status = windows(*arrays, beneath, beyond, theta, over, under, width, _ROOM)
+    counts, losses, place, longest, status = windows(*arrays, beneath, beyond, theta, over, under, width, _ROOM)
     if status:
-        return best, False, 0, status == 1
+        return best, False, 0, status == 1, 0.0
     best, visited, complete = dive(counts, losses, place, groups.costs, groups.limits, lam, best, nodes, chosen)
-    return best, complete, visited, False
+    error = 4.0 * 2.0**-53 * (longest + 8 * (groups.base.size + lam.size) + 64)
+    return best, complete, visited, False, error
 
 
 def search(
@@ -203,7 +204,7 @@ def search(
     width = gap / 1024.0
     while gap > _NEGLIGIBLE * total:
         cut = min(width, gap)
-        best, complete, more, outside = _below(padded, lam, wide_theta, cut, cut, nodes - visited, chosen)
+        best, complete, more, outside, error = _below(padded, lam, wide_theta, cut, cut, nodes - visited, chosen)
         visited += more
         if outside:
             return Found(kept, gap, proven, visited, True)
@@ -211,7 +212,7 @@ def search(
             kept, gap = chosen[:number].copy(), best
         if not complete:
             return Found(kept, gap, proven, visited)
-        proven = best * (1.0 - _FLOAT)
+        proven = best * (1.0 - error)
         if best < cut or width >= gap:
             break
         width *= 4.0
@@ -229,11 +230,63 @@ def solve(groups: Groups, nodes: int = NODES) -> tuple[NDArray[np.float64], NDAr
         return lam, theta, Found(kept, np.inf, 0.0, 0, True)
     owner = np.repeat(np.arange(groups.base.size), np.diff(groups.start))
     total = float(lam @ groups.limits) + float(np.maximum(groups.values - theta[owner], 0.0).sum())
-    found = search(groups, lam, theta, total, nodes)
-    if not found.outside and found.proven < found.gap * (1.0 - 2.0 * _FLOAT) and found.gap > _NEGLIGIBLE * total:
+    found = _search_merged(groups, lam, theta, total, nodes) or search(groups, lam, theta, total, nodes)
+    if not found.outside and found.proven < found.gap * (1.0 - 1e-6) and found.gap > _NEGLIGIBLE * total:
         better = core_choice(groups, lam, theta, found.gap)
         if better is not None:
             gap = gap_of(groups, better, lam, theta)
             if gap < found.gap:
                 found = found._replace(counts=better, gap=gap)
     return lam, theta, found
+
+
+def _search_merged(
+    groups: Groups, lam: NDArray[np.float64], theta: NDArray[np.float64], total: float, nodes: int
+) -> Found | None:
+    """Search with groups of equal costs put together whose own bounds do not cut the dual off.
+
+    That forgets their bounds, which rarely matter within the windows. Where the best choice of all respects them after
+    all, it is the best one; else nothing is returned.
+    """
+    free = theta == groups.costs @ lam
+    keys = [(groups.costs[g].tobytes(), -1 if free[g] else g) for g in range(theta.size)]
+    parts = [[g for g, key in enumerate(keys) if key == wanted] for wanted in dict.fromkeys(keys)]
+    if len(parts) == theta.size:
+        return None
+
+    def items(g: int) -> NDArray[np.float64]:
+        return groups.values[groups.start[g] : groups.start[g + 1]]
+
+    values = [np.sort(np.concatenate([items(g) for g in part]))[::-1] for part in parts]
+    base = np.array([groups.base[part].sum() for part in parts], np.int64)
+    merged = groups._replace(
+        values=np.concatenate(values),
+        cum=np.concatenate([b + np.arange(1, v.size + 1) for b, v in zip(base, values, strict=True)]),
+        start=np.concatenate([[0], np.cumsum([v.size for v in values])]).astype(np.int64),
+        base=base,
+        low=np.array([groups.low[part].sum() for part in parts], np.int64),
+        high=np.array([groups.high[part].sum() for part in parts], np.int64),
+        floor=np.array([groups.floor[part].max() for part in parts]),
+        ceiling=np.array([groups.ceiling[part].min() for part in parts]),
+        costs=np.ascontiguousarray(groups.costs[[part[0] for part in parts]]),
+    )
+    found = search(merged, lam, theta[[part[0] for part in parts]], total, nodes)
+    if found.outside:
+        return None
+    kept = groups.base.copy()
+    for part, ordered, count, above in zip(parts, values, found.counts, base, strict=True):
+        left = int(count - above)
+        last = ordered[left - 1] if left else np.inf
+        for g in part:
+            own = int(np.searchsorted(-items(g), -last, side="left"))  # larger than the last one kept
+            kept[g] += own
+            left -= own
+        for g in part:
+            ties = int(np.searchsorted(-items(g), -last, side="right")) - int(kept[g] - groups.base[g])
+            more = max(min(ties, left, int(groups.high[g] - kept[g])), 0)
+            kept[g] += more
+            left -= more
+        if left:
+            return None
+    within = (kept >= groups.low).all() and (kept <= groups.high).all()
+    return found._replace(counts=kept) if within else None

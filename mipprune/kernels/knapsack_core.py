@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["core_choice"]
 
-SECONDS = 30.0
+SECONDS = 10.0
 """Time limit of HiGHS."""
 _VARIABLES = 20_000  # beyond it no answer is to be expected in time
 

@@ -21,8 +21,12 @@ _compile = compiled_if_possible()
 
 
 @_compile
-def _walk(values, first, last, base, low, high, theta, over, under):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the position of the best count of one group and its loss; the loss is inf when no stored count will do."""
+def _outward(values, first, last, base, low, high, beneath, beyond, theta, over, under, width, counts, losses, room):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """List the counts of one group with a loss of at most ``width``, by increasing loss.
+
+    Sums run outward from the threshold and have non-negative terms only, so that their relative error is small.
+    Returns (how many, the longest sum); -1 instead when the window leaves the stored items, -2 when there is no room.
+    """
     place, end = first, last
     while place < end:
         middle = (place + end) >> 1
@@ -30,82 +34,58 @@ def _walk(values, first, last, base, low, high, theta, over, under):  # type: ig
             place = middle + 1
         else:
             end = middle
-    loss = 0.0
-    while place - first + base > high and place > first:
-        place -= 1
-        loss += values[place] - theta
-    while place - first + base < low and place < last:
-        loss += theta - values[place]
-        place += 1
-    if place - first + base > high or place - first + base < low:
-        return place, np.inf
-    loss += over * (high - (place - first + base)) + under * (place - first + base - low)
-    while place < last and place - first + base < high:
-        step = (theta - values[place]) - over + under
-        if step > 0.0:
-            break
-        loss += step
-        place += 1
-    while place > first and place - first + base > low:
-        step = (values[place - 1] - theta) + over - under
-        if step >= 0.0:
-            break
-        loss += step
-        place -= 1
-    return place, max(loss, 0.0)
-
-
-@_compile
-def _grow(values, first, last, base, low, high, beneath, beyond, theta, over, under, width, counts, losses, at, room):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Append the counts of one group with a loss of at most ``width``, by increasing loss.
-
-    Returns the new end of the lists, -1 when the window leaves the stored items, -2 when there is no room.
-    """
-    middle, least = _walk(values, first, last, base, low, high, theta, over, under)
-    if least == np.inf and (beneath < np.inf or beyond < np.inf):
-        return -1
-    up, down = middle, middle
-    up_loss, down_loss = least, least
-    if least <= width:
-        if at >= room:
-            return -2
-        counts[at], losses[at] = middle - first + base, least
-        at += 1
-    up_open, down_open = True, True
-    while True:
-        if up_open and up - first + base >= high:
-            up_open = False
-        if down_open and down - first + base <= low:
-            down_open = False
-        next_up, next_down = np.inf, np.inf
-        if up_open:
-            if up < last:
-                next_up = up_loss + max((theta - values[up]) - over + under, 0.0)
-            elif up_loss + max(beneath - over + under, 0.0) < width:
-                return -1
-        if down_open:
-            if down > first:
-                next_down = down_loss + max((values[down - 1] - theta) + over - under, 0.0)
-            elif down_loss + max(beyond + over - under, 0.0) < width:
-                return -1
-        if min(next_up, next_down) > width:
-            return at
-        if at >= room:
-            return -2
-        if next_up <= next_down:
-            up_loss = next_up
-            up += 1
-            counts[at], losses[at] = up - first + base, next_up
-        else:
-            down_loss = next_down
-            down -= 1
-            counts[at], losses[at] = down - first + base, next_down
-        at += 1
+    found = 0
+    longest = 0
+    for direction in range(2):  # up from the threshold, then down
+        at = place
+        distance = 0.0
+        steps = 0
+        if direction == 1:
+            if at == first:
+                if base > 0 and beyond < width and base - 1 >= low:
+                    return -1, steps
+                break
+            at -= 1
+            distance = values[at] - theta
+            steps = 1
+        while distance <= width:
+            count = at - first + base
+            if low <= count <= high:
+                loss = distance + over * (high - count) + under * (count - low)
+                if loss <= width:
+                    if found >= room:
+                        return -2, steps
+                    counts[found], losses[found] = count, loss
+                    found += 1
+            if direction == 0:
+                if count >= high:
+                    break
+                if at == last:
+                    if distance + beneath < width:
+                        return -1, steps
+                    break
+                distance += theta - values[at]
+                at += 1
+            else:
+                if count <= low:
+                    break
+                if at == first:
+                    if base > 0 and distance + beyond < width:
+                        return -1, steps
+                    break
+                at -= 1
+                distance += values[at] - theta
+            steps += 1
+        longest = max(longest, steps)
+    order = np.argsort(losses[:found])
+    counts[:found] = counts[:found][order]
+    losses[:found] = losses[:found][order]
+    return found, longest
 
 
 @_compile
 def windows(values, start, base, low, high, beneath, beyond, theta, over, under, width, room):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the windows of all groups as (counts, losses, positions, status).
+    """Return the windows of all groups as (counts, losses, positions, longest sum, status).
 
     ``beneath`` and ``beyond`` say how far from the threshold the items are, at least, that are not stored, below the
     stored ones and above. ``status`` is 0, or 1 when a window leaves the stored items, or 2 when the windows hold more
@@ -115,24 +95,27 @@ def windows(values, start, base, low, high, beneath, beyond, theta, over, under,
     space = 1024
     counts, losses = np.empty(space, np.int64), np.empty(space)
     place = np.zeros(groups + 1, np.int64)
+    longest = 0
     for g in range(groups):
+        at = place[g]
         while True:
-            end = _grow(
+            found, steps = _outward(
                 values, start[g], start[g + 1], base[g], low[g], high[g], beneath[g], beyond[g], theta[g], over[g],
-                under[g], width, counts, losses, place[g], space,
+                under[g], width, counts[at:], losses[at:], space - at,
             )  # fmt: skip
-            if end != -2:
+            if found != -2:
                 break
             if space >= room:
-                return counts, losses, place, 2
+                return counts, losses, place, longest, 2
             space = min(4 * space, room)
             more_counts, more_losses = np.empty(space, np.int64), np.empty(space)
-            more_counts[: counts.size], more_losses[: losses.size] = counts, losses
+            more_counts[:at], more_losses[:at] = counts[:at], losses[:at]
             counts, losses = more_counts, more_losses
-        if end == -1:
-            return counts, losses, place, 1
-        place[g + 1] = end
-    return counts, losses, place, 0
+        if found == -1:
+            return counts, losses, place, longest, 1
+        place[g + 1] = at + found
+        longest = max(longest, steps)
+    return counts, losses, place, longest, 0
 
 
 @_compile
@@ -174,11 +157,11 @@ def _range(left, cost_a, cost_b, lam, best, least, most):  # type: ignore[no-unt
 
 @_compile
 def _by_count(counts, losses, first, last):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the smallest count of a window and its losses in the order of the counts, which have no holes."""
-    least = counts[first]
+    """Return the smallest count of a window and its losses by rising count, inf where rounding left a hole."""
+    least, most = counts[first], counts[first]
     for i in range(first, last):
-        least = min(least, counts[i])
-    ordered = np.empty(last - first)
+        least, most = min(least, counts[i]), max(most, counts[i])
+    ordered = np.full(most - least + 1, np.inf)
     for i in range(first, last):
         ordered[counts[i] - least] = losses[i]
     return least, ordered
