@@ -9,11 +9,13 @@ from .graphs import covariance_of, graphical_model, likelihood_refit
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
+from .regression import RegressionData, sparse_regression
 from .rules import rule_selection
 from .stable import most_frequent, stability_levels, stable_rules
 
 __all__ = [
     "CoupledLayer",
+    "RegressionData",
     "allocation",
     "channel_widths",
     "covariance_of",
@@ -25,6 +27,7 @@ __all__ = [
     "most_frequent",
     "network_pruning",
     "rule_selection",
+    "sparse_regression",
     "stability_levels",
     "stable_rules",
     "transposable_mask",
