@@ -28,8 +28,9 @@ def choose(problem: Problem) -> Solver:
     """Return the solver that :func:`solve` takes when none is named.
 
     1. A linear loss: one oracle call, which is exact.
-    2. At most 128 entries: branch and bound, which proves the optimum.
-    3. A loss that few dual variables decide (low-rank gradients): the bundle method, bound and point together.
+    2. A loss that few dual variables decide (low-rank gradients): the bundle method, bound and point together; its
+       ridge is too little curvature for a tree.
+    3. At most 128 entries: branch and bound, which proves the optimum.
     4. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
     5. Anything else with a majorant: projected gradient.
 
@@ -37,10 +38,10 @@ def choose(problem: Problem) -> Solver:
     """
     if isinstance(problem.loss, Linear):
         return Oracle()
-    if problem.size <= _TREE:
-        return BranchAndBound()
     if DualBundle().rejects(problem) is None:
         return DualBundle()
+    if problem.size <= _TREE:
+        return BranchAndBound()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
     return ProjectedGradient()

@@ -10,8 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mipprune import Cardinality, CertificateError, InvalidProblem, LowRank, Problem, Sparse, Tangent, check
+from mipprune import (
+    Cardinality,
+    CertificateError,
+    InvalidProblem,
+    LowRank,
+    Problem,
+    Sparse,
+    Supports,
+    Tangent,
+    check,
+)
 from mipprune.core.solution import Solution, Stop
+from mipprune.structures import Budgets
 
 TRIALS = 1000
 
@@ -64,9 +75,14 @@ def test_the_bound_is_never_above_the_enumerated_optimum(linear: bool) -> None:
         loss = draw(generator, linear=linear, largest=14 if trial % 5 == 0 else 10)
         width = loss.shape[0]
         count = int(torch.randint(0, width + 1, (), generator=generator))
-        problem = Problem(loss, Sparse(Cardinality(count)))
         masks = masks_of(width)
         masks = masks[masks.sum(1) <= count]
+        family: Supports = Cardinality(count)
+        if trial % 2:
+            cut, limit = int(torch.randint(1, width, (), generator=generator)), 3 * count
+            family = Budgets([cut, width - cut], [[1, 1], [5, 2]], [count, limit])
+            masks = masks[5 * masks[:, :cut].sum(1) + 2 * masks[:, cut:].sum(1) <= limit]
+        problem = Problem(loss, Sparse(family))
         values = least_values(loss, masks)
         optimum = float(values.min())
         best = torch.where(masks[int(values.argmin())] != 0, loss.minimise_on(masks[int(values.argmin())] != 0), 0.0)

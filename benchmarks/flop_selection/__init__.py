@@ -1,0 +1,1 @@
+"""FLOP-constrained selection, allocation, channels and whole networks."""
