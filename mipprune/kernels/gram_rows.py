@@ -40,6 +40,16 @@ class GramRows:
             self.rows = np.empty((min(64, self.room), size))
             self.diagonal = design.square().sum(dim=0).numpy()
 
+    def narrowed(self, columns: Array) -> GramRows:
+        """Return the rows for some of the columns (ascending); what is there already is not formed again."""
+        out = GramRows(self.design[:, torch.from_numpy(columns)].contiguous(), room=max(self.room, 64))
+        known = np.flatnonzero(self.slot[columns] >= 0)[: out.room]
+        if len(known):
+            out.rows = self.rows[self.slot[columns[known]]][:, columns]
+            out.slot[known] = np.arange(len(known))
+            out.used = len(known)
+        return out
+
     def ensure(self, entries: Array) -> None:
         """Form the rows of some entries; when the room is exhausted, all others are forgotten first.
 

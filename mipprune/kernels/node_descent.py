@@ -217,6 +217,7 @@ def relax(  # type: ignore[no-untyped-def]
     sides = np.empty((room, 4))
     kept = np.empty(room, np.bool_)
     work = np.empty(size)
+    waiting = np.empty(size, np.int64)
     heap = np.empty(max(left, 0) + 2)
     filled = 0
     low, high = 0.0, math.inf
@@ -224,8 +225,11 @@ def relax(  # type: ignore[no-untyped-def]
     best_value = math.inf
     best_price = price
     tolerance = max(accuracy, 1e-300)
+    slack = 1e-3 if cutoff < math.inf else 0.0
+    cutoff = cutoff if cutoff < math.inf else 1e300
     missing = correlations(rows, slot, b, shift, t, c)
     inner = 40
+    strict = 1e-3
     for step in range(rounds):
         # The bound of the present point, and entries that the active set lacks.
         bound, last, following = tangent_bound(constant, b, c, t, fixed, l0, l2, lower, upper, left, gains, work, heap)
@@ -247,20 +251,31 @@ def relax(  # type: ignore[no-untyped-def]
             best_price = price
             best_value = value
         added = 0
+        lacking = 0
         for j in range(size):
             if fixed[j] == 0 and place[j] < 0:
                 up, up_slope, down, down_slope = envelope(l0[j] + price, l2[j], lower[j], upper[j])
-                if c[j] > up_slope or -c[j] > down_slope:
-                    if slot[j] < 0:
-                        t[:] = best
-                        return j, best_bound, best_value, price, last, following
-                    active[count] = j
-                    place[j] = count
-                    count += 1
-                    added += 1
+                work[lacking] = max(c[j] - up_slope, -c[j] - down_slope)
+                if work[lacking] > 0.0:
+                    waiting[lacking] = j
+                    lacking += 1
+        # The worst ones only: from a poor point most entries look as if they were needed.
+        share_of = max(count, 32)
+        threshold = np.partition(work[:lacking], lacking - share_of)[lacking - share_of] if lacking > share_of else 0.0
+        for i in range(lacking):
+            if work[i] >= threshold:
+                j = waiting[i]
+                if slot[j] < 0:
+                    for k in range(lacking):  # say which ones, so that they come together
+                        gains[waiting[k]] = math.inf if work[k] >= threshold else gains[waiting[k]]
+                    return j, best_bound, best_value, price, last, following
+                active[count] = j
+                place[j] = count
+                count += 1
+                added += 1
         settled = not limited or (price == 0.0 and total_share <= left) or abs(total_share - left) <= 1e-4 * left
         if step > 0 and (
-            bound >= cutoff or (added == 0 and settled and value - bound <= max(tolerance, 1e-3 * (cutoff - bound)))
+            bound >= cutoff or (added == 0 and settled and value - bound <= max(tolerance, slack * (cutoff - bound)))
         ):
             break
         if count == 0 or step == rounds - 1:
@@ -300,8 +315,9 @@ def relax(  # type: ignore[no-untyped-def]
             small[3, i], small[4, i], small[5, i] = l2[j], lower[j], upper[j]
             kept[i] = fixed[j] > 0
             sides[i, 0], sides[i, 1], sides[i, 2], sides[i, 3] = envelope(l0[j] + price, l2[j], lower[j], upper[j])
-        goal = 0.02 * max(tolerance, 1e-3 * (cutoff - bound) if cutoff < math.inf else tolerance)
-        if step > 2 and added == 0:
+        goal = strict * max(tolerance, slack * (cutoff - bound) if slack > 0.0 else tolerance)
+        if added == 0:  # the gap is far more sensitive than the value
+            strict *= 0.1
             inner = min(2 * inner, 20000)
         for _ in range(inner):
             moved = _sweep(matrix, small[0], small[1], small[2], small[3], small[4], small[5], kept, sides, count)

@@ -20,7 +20,7 @@ __all__ = [
     "sparse_minimiser",
 ]
 
-_inline = compiled_if_possible(inline="always")
+_inline = compiled_if_possible()
 
 
 @_inline

@@ -48,7 +48,7 @@ class _Search:
     split: Tensor
     value: float
     point: Tensor
-    gap: float
+    budget: Budget
     iterations: int
     nodes: list[_Node] = field(default_factory=list)
     open_nodes: list[tuple[float, int]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class _Search:
     @property
     def target(self) -> float:
         """Bound at which a node is closed."""
-        return self.value - self.gap * abs(self.value)
+        return self.value - self.budget.tolerance(self.value) * abs(self.value)
 
     @property
     def bound(self) -> float:
@@ -226,7 +226,9 @@ class BranchAndBound:
         strategy = node_bound(problem)
         if strategy is not None:
             checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint, self.checkpoint_seconds)
-            settings = Settings(gap=budget.gap, intervals=self.intervals, memory=self.memory)
+            settings = Settings(
+                gap=budget.gap, absolute_gap=budget.absolute_gap, intervals=self.intervals, memory=self.memory
+            )
             return drive(
                 problem,
                 strategy,
@@ -243,7 +245,7 @@ class BranchAndBound:
         watch = Watch(budget, progress)
         work = problem.reference
         point = work.repair(work.loss.start() if start is None else exact(start))
-        search = _Search(work, torch.zeros(()), work.value(point), point, budget.gap, self.iterations)
+        search = _Search(work, torch.zeros(()), work.value(point), point, budget, self.iterations)
         stop, setup = Stop.GAP, None
         try:
             root = best_tangent(
@@ -265,7 +267,7 @@ class BranchAndBound:
             stop=stop,
             certificate=tree,
             bound=search.bound if tree is not None else None,
-            tolerance=budget.gap,
+            tolerance=budget.tolerance(search.value),
             stats=stats,
             solver=self.name,
         )

@@ -59,6 +59,8 @@ def drive(
     stop, setup = Stop.GAP, None
     try:
         search.offer(problem.value(torch.zeros(problem.shape)), search.point)
+        for value, better in strategy.improved_from(search.point):
+            search.offer(value, better)
         for point in (start, None if resume is None else resume.point):
             if point is not None:
                 _offer(search, point)
@@ -132,7 +134,7 @@ def _solution(problem: Problem, search: Search, stop: Stop, setup: float | None,
         stop=stop,
         certificate=tree,
         bound=bound,
-        tolerance=search.settings.gap,
+        tolerance=search.watch.budget.tolerance(search.value),
         stats=search.watch.stats(setup_seconds=setup, nodes=search.evaluated, device="cpu"),
         solver=name,
     )

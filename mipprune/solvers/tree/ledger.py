@@ -60,6 +60,8 @@ class Ledger:
         self.parent, self.entry, self.side = _Column(np.int64), _Column(np.int64), _Column(np.int8)
         self.index, self.children, self.tangent = _Column(np.int64), _Column(np.int64, 2), _Column(np.int64)
         self.split = _Column(np.int64)  # the split that a node's descendants may use
+        self.universe = _Column(np.int64)  # the copy of the strategy that a node is evaluated with
+        self.tried = _Column(np.int64)  # entries left when a better one was last looked for
         self.step_start, self.step_end = _Column(np.int64), _Column(np.int64)
         self.step_entry, self.step_kind, self.step_value = _Column(np.int64), _Column(np.int8), _Column(np.float64)
         self.point_start, self.point_entry, self.point_value = _Column(np.int64), _Column(np.int64), _Column(np.float64)
@@ -94,7 +96,7 @@ class Ledger:
         self.tangent.data[node], self.split.data[node] = tangent, split
         self.step_start.data[node] = self.step_end.data[node] = self.step_entry.size
 
-    def add(self, parent: int, entry: int, side: int, tangent: int, split: int) -> int:
+    def add(self, parent: int, entry: int, side: int, tangent: int, split: int, tried: int = 1 << 62) -> int:
         """Add an open node below another, which it shares the tangent with until it has its own."""
         self.parent.extend([parent])
         self.entry.extend([entry])
@@ -103,6 +105,8 @@ class Ledger:
         self.children.extend([(-1, -1)])
         self.tangent.extend([tangent])
         self.split.extend([split])
+        self.tried.extend([tried])
+        self.universe.extend([0 if parent < 0 else self.universe.data[parent]])
         self.step_start.extend([self.step_entry.size])
         self.step_end.extend([self.step_entry.size])
         return len(self) - 1
@@ -197,4 +201,6 @@ class Ledger:
         known = used >= 0
         split[known] = tree.split_of.numpy()[used[known]]
         out.split.extend(split)
+        out.tried.extend(np.full(count, 1 << 62))
+        out.universe.extend(np.zeros(count))
         return out

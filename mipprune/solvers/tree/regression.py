@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ __all__ = ["RegressionBound"]
 
 _FULL = 1536  # columns up to which X'X is formed at once
 _SPLIT = 0.75  # columns left, relative to the rows, from which on curvature of X'X is worth splitting off
-_WIDEST = 600
+_WIDEST = 900
+_EXACT = 160  # support up to which second-order estimates use the whole inverse
 _FEWER = 0.75  # share of columns left since the last split that makes another one worth while
 _MEMORY = 1 << 28  # numbers of X'X held otherwise (2 GiB)
 
@@ -77,6 +79,11 @@ class RegressionBound:
         finite = torch.isfinite(sides[0]) & torch.isfinite(sides[1])
         spans_zero = bool((sides[0] <= 0).all() and (sides[1] >= 0).all())
         return spans_zero and bool((finite | (exact(torch.as_tensor(loss.ridge)).expand(problem.size) > 0)).all())
+
+    @cached_property
+    def _seen(self) -> set[tuple[bytes, bool]]:
+        """Supports from which local search has started already."""
+        return set()
 
     @cached_property
     def gram(self) -> GramRows:
@@ -140,7 +147,7 @@ class RegressionBound:
             fixed = np.where(fixed > 0, fixed, -1).astype(np.int8)
         shift = np.zeros(size)
         if node.split is not None:
-            shift = np.maximum(self.dense(node.split) - self.ridge, 0.0)
+            shift = np.where(node.fixed >= 0, self.dense(node.split) - self.ridge, 0.0)
         l2 = 0.5 * (self.ridge + shift)
         t = self.dense(node.start)
         t[fixed < 0] = 0.0
@@ -154,8 +161,7 @@ class RegressionBound:
             )  # fmt: skip
             if missing < 0:
                 break
-            likely = np.flatnonzero((gram.slot < 0) & (fixed == 0) & (gains > 0) & (bound > -math.inf))
-            wanted = np.union1d(likely[np.argsort(-gains[likely])[:32]], [missing])
+            wanted = np.union1d(np.flatnonzero(np.isinf(gains)), [missing]) if bound > -math.inf else [missing]
             gram.ensure(np.union1d(wanted, np.flatnonzero((t != 0) | (fixed > 0))))
         self._last_price = price if left < size else 0.0
         shares = self._shares(t, fixed, self.price + price, l2, node)
@@ -183,9 +189,10 @@ class RegressionBound:
         """
         alive = np.flatnonzero(node.fixed >= 0)
         free = node.fixed[alive] == 0
-        had = np.inf if node.split is None else len(node.split[0])
-        if not free.any() or len(alive) > min(_SPLIT * len(self.loss.response), _WIDEST, _FEWER * had):
+        widest = min(_SPLIT * len(self.loss.response), _WIDEST, _FEWER * node.tried)
+        if not free.any() or len(alive) > widest:
             return None
+        node.tried = len(alive)
         self.gram.ensure(alive)
         matrix = self.gram.rows[self.gram.slot[alive]][:, alive]
         rest = matrix[np.ix_(free, free)]
@@ -200,7 +207,7 @@ class RegressionBound:
         root = 1.0 / np.sqrt(np.maximum(length, 1e-300))
         smallest = float(torch.linalg.eigvalsh(torch.from_numpy(root[:, None] * rest * root))[0])
         extra = (smallest * (1 - 1e-6) - 1e-9) * length
-        if not (extra > 0).all() or not bool((extra > 0.05 * self.ridge[alive][free]).all()):
+        if not (extra > 0).all() or float(extra.min()) < 0.02 * float(self.ridge[alive][free].max()):
             return None
         split = self.ridge[alive].copy()
         split[free] += extra
@@ -224,10 +231,10 @@ class RegressionBound:
         bent = np.where(share >= 1.0, 2.0 * l2, 0.0)
         matrix[np.diag_indices(len(inside))] += bent - shift
         matrix[np.diag_indices(len(inside))] += 1e-9 * np.abs(matrix.diagonal()) + 1e-300
-        try:
-            stiff = 1.0 / np.diagonal(np.linalg.inv(matrix))
-        except np.linalg.LinAlgError:
-            stiff = np.abs(matrix.diagonal())
+        stiff = np.abs(matrix.diagonal())
+        if len(inside) <= _EXACT:
+            with contextlib.suppress(np.linalg.LinAlgError):
+                stiff = 1.0 / np.diagonal(np.linalg.inv(matrix))
         stiff = np.maximum(stiff, 0.0)
         t = relaxed.primal[inside]
         l0 = l2 * (t / np.maximum(share, 1e-300)) ** 2
@@ -250,6 +257,10 @@ class RegressionBound:
         starts.append((np.flatnonzero(node.fixed > 0)[: self.most], 0))
         found = []
         for support, swaps in starts:
+            key = (self.columns[support].tobytes(), swaps > 0)
+            if key in self._seen:
+                continue
+            self._seen.add(key)
             t = np.zeros(size)
             t[support] = relaxed.primal[support]
             t[support[t[support] == 0]] = 1e-12
@@ -293,5 +304,7 @@ class RegressionBound:
         out = RegressionBound(
             loss, self.columns[left], self.price[left], self.lower[left], self.upper[left], min(self.most, len(left))
         )
-        out._last_price = self._last_price
+        out._last_price, out._seen = self._last_price, self._seen
+        if len(self.columns) > _FULL or "gram" in vars(self):
+            vars(out)["gram"] = self.gram.narrowed(left)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ import numpy as np
 from ...core.problem import Problem
 from ...core.solution import Stop
 from ...core.solver import Watch
+from .experience import Experience
 from .ledger import Ledger
 from .steps import discard
-from .strategy import Array, Node, NodeBound, Point, Relaxed
+from .strategy import Node, NodeBound, Point, Relaxed
+from .universes import Universes
 
 __all__ = ["Search", "Settings"]
+
+_DEEPEST = 20  # nodes of a dive
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,10 @@ class Settings:
     """Parameters of the search, see :class:`~mipprune.BranchAndBound`."""
 
     gap: float = 1e-4
+    absolute_gap: float = 0.0
     intervals: bool = True
     dive_every: int = 64
-    weight: float = 0.95
+    weight: float = 0.8
     memory: float = 4.0
     heuristic_every: int = 1
 
@@ -48,14 +54,9 @@ class Search:
     first: int = 0
 
     def __post_init__(self) -> None:
-        self._base = self.strategy.root()
-        self._local = self._numbering()
-        self._done: set[int] = set()
-
-    def _numbering(self) -> Array:
-        local = np.full(self.problem.size, -1, dtype=np.int64)
-        local[self.strategy.columns] = np.arange(len(self.strategy.columns))
-        return local
+        self.universes = Universes(self.strategy, self.problem.size)
+        self.expected: dict[int, tuple[int, int, float, float]] = {}
+        self.experience = Experience(self.problem.size)
 
     @property
     def cutoff(self) -> float:
@@ -63,7 +64,8 @@ class Search:
         if not math.isfinite(self.value):
             return math.inf
         size = abs(self.value)
-        return self.value - max(0.999 * self.settings.gap * size, 1e-13 * max(size, self._scale))
+        wanted = max(self.settings.gap * size, self.settings.absolute_gap)
+        return self.value - max(0.999 * wanted, 1e-13 * max(size, self._scale))
 
     @property
     def _scale(self) -> float:
@@ -73,7 +75,8 @@ class Search:
     def accuracy(self) -> float:
         """Gap to which relaxations are solved."""
         size = abs(self.value) if math.isfinite(self.value) else self._scale
-        return max(0.05 * self.settings.gap * size, 2e-14 * max(size, self._scale))
+        wanted = max(self.settings.gap * size, self.settings.absolute_gap)
+        return max(0.05 * wanted, 2e-14 * max(size, self._scale))
 
     @property
     def bound(self) -> float:
@@ -120,7 +123,7 @@ class Search:
         return reason
 
     def _work(self, item: tuple[float, int], diving: bool) -> None:
-        while True:
+        for depth in itertools.count():
             bound, number = item
             ledger = self.ledger
             mark = ledger.mark(), number, int(ledger.tangent.data[number]), int(ledger.split.data[number])
@@ -128,10 +131,9 @@ class Search:
                 children = self.process(number, bound)
             except BaseException:  # an interrupt in the middle: the node is open again, and the tree is whole
                 ledger.undo(*mark)
-                self._done.clear()
                 heapq.heappush(self.heap, item)
                 raise
-            if not diving or not children:
+            if not diving or not children or depth >= _DEEPEST:
                 for child in children:
                     heapq.heappush(self.heap, child)
                 return
@@ -146,13 +148,14 @@ class Search:
         """Return the state in which a node is entered."""
         from ...kernels.tree_paths import collect
 
-        ledger, base = self.ledger, self._base
+        ledger = self.ledger
+        _, base, local = self.universes[int(ledger.universe.data[number])]
         fixed, lower, upper = base.fixed.copy(), base.lower.copy(), base.upper.copy()
         limits = np.zeros(0) if base.limits is None else base.limits.copy()
         collect(
             number, ledger.parent.data, ledger.entry.data, ledger.side.data, ledger.step_start.data,
             ledger.step_end.data, ledger.step_entry.data, ledger.step_kind.data, ledger.step_value.data,
-            self._local, fixed, lower, upper, limits,
+            local, fixed, lower, upper, limits,
         )  # fmt: skip
         tangent, split = int(ledger.tangent.data[number]), int(ledger.split.data[number])
         start = base.start if tangent < 0 else ledger.point(tangent)
@@ -166,38 +169,45 @@ class Search:
             bound,
             0,
             None if split < 0 else ledger.split_row(split),
+            int(ledger.tried.data[number]),
         )
 
     def process(self, number: int, bound: float) -> list[tuple[float, int]]:
         """Evaluate a node, store what follows, and return its open children as (bound, number), the likeliest first."""
         node = self.state(number, bound)
+        universe = int(self.ledger.universe.data[number])
+        strategy = self.universes[universe].strategy
+        first = self.expected.pop(number, None)
+        stored = False
         while True:
-            found = self.strategy.evaluate(node, self.cutoff, self.accuracy, lambda: self.watch.remaining <= 0)
+            found = strategy.evaluate(node, self.cutoff, self.accuracy, lambda: self.watch.remaining <= 0)
             self.evaluated += 1
-            self._search_incumbent(node, found[-1])
+            self._search_incumbent(node, found[-1], strategy)
+            if first is not None:
+                self.experience.learn(first[0], first[1], first[2], min(found[-1].bound, self.cutoff) - first[3])
+                first = None
             for part in found:
                 if part.bound < bound:
                     continue  # the tangent above is better
-                if number in self._done:
+                if stored:
                     number = self._below(number, node)
-                bound = part.bound
-                node = self._take(number, node, part)
+                bound, stored = part.bound, True
+                node = self._take(number, node, part, strategy)
                 if bound >= self.cutoff:
                     self.closed = min(self.closed, bound)
                     return []
-            split = self.strategy.sharpened(node)
+            split = strategy.sharpened(node)
             if split is None:
                 break
-            number = self._below(number, node)
+            number, stored = self._below(number, node), False
             self.ledger.split.data[number] = self.ledger.add_split(number, *split)
             node.split = split
-        children = self._branch(number, node, found[-1], bound)
-        if 0 in self._done:
-            self._narrow(node)
-        self._done.clear()
+        children = self._branch(number, node, found[-1], bound, strategy)
+        if children:
+            self.ledger.universe.data[[child for _, child in children]] = self.universes.below(universe, node.fixed)
         return children
 
-    def _take(self, number: int, node: Node, relaxed: Relaxed) -> Node:
+    def _take(self, number: int, node: Node, relaxed: Relaxed, strategy: NodeBound) -> Node:
         """Store a tangent as that of a node, with all that it proves; return the state after it."""
         ledger = self.ledger
         if relaxed.split is None:
@@ -208,11 +218,10 @@ class Search:
             split = ledger.add_split(number, *relaxed.split)
             ledger.split.data[number] = split
         ledger.tangent.data[number] = ledger.add_tangent(*relaxed.point, split)
-        self._done.add(number)
         if relaxed.bound >= self.cutoff:
             return node
         steps, after, least = discard(
-            node, relaxed, self.cutoff, self.strategy.columns, self.strategy.price, intervals=self.settings.intervals
+            node, relaxed, self.cutoff, strategy.columns, strategy.price, intervals=self.settings.intervals
         )
         ledger.set_steps(number, steps)
         self.closed = min(self.closed, least)
@@ -222,37 +231,36 @@ class Search:
     def _below(self, number: int, node: Node) -> int:
         """Let a node go on without branching."""
         ledger = self.ledger
-        below = ledger.add(number, -1, 0, int(ledger.tangent.data[number]), int(ledger.split.data[number]))
+        tangent, split = int(ledger.tangent.data[number]), int(ledger.split.data[number])
+        below = ledger.add(number, -1, 0, tangent, split, node.tried)
         ledger.children.data[number] = (below, -1)
         node.number = below
         return below
 
-    def _search_incumbent(self, node: Node, relaxed: Relaxed) -> None:
+    def _search_incumbent(self, node: Node, relaxed: Relaxed, strategy: NodeBound) -> None:
         if self.evaluated == 1:
             effort = 2
         elif self.evaluated % self.settings.heuristic_every == 0:
             effort = 0 if self.evaluated % 32 else 1
         else:
             return
-        for value, point in self.strategy.incumbents(node, relaxed, effort):
+        for value, point in strategy.incumbents(node, relaxed, effort):
             self.offer(value, point)
 
-    def _narrow(self, after: Node) -> None:
-        """Forget the entries that the root fixed off."""
-        if (after.fixed < 0).mean() < 0.1:
-            return
-        self.strategy = self.strategy.narrowed(after.fixed)
-        self._base = self.strategy.root()
-        self._local = self._numbering()
-
-    def _branch(self, number: int, node: Node, relaxed: Relaxed, bound: float) -> list[tuple[float, int]]:
+    def _branch(
+        self, number: int, node: Node, relaxed: Relaxed, bound: float, strategy: NodeBound
+    ) -> list[tuple[float, int]]:
         """Open the children of a node whose steps are stored."""
         ledger = self.ledger
         free = node.fixed == 0
-        if not free.any() or int((node.fixed > 0).sum()) >= self.strategy.most:
+        if not free.any() or int((node.fixed > 0).sum()) >= strategy.most:
             return self._last(number, node, bound)
-        down, up = self.strategy.scores(node, relaxed)
-        weight = self.settings.weight
+        down, up = strategy.scores(node, relaxed)
+        columns = strategy.columns
+        raw = down, up
+        down, up = down * self.experience.factor(0, columns), up * self.experience.factor(1, columns)
+        weight, room = self.settings.weight, self.cutoff - bound
+        down, up = np.minimum(down, room), np.minimum(up, room)
         score = weight * np.minimum(down, up) + (1 - weight) * np.maximum(down, up)
         score = np.where(free, score + 1e-9 * relaxed.shares * (1 - relaxed.shares) * score.max(initial=0.0), -1.0)
         if not score.max() > 0:
@@ -260,7 +268,7 @@ class Search:
         place = int(score.argmax())
         gain = float(relaxed.gains[place])
         positive = max(gain, 0.0)
-        entry = int(self.strategy.columns[place])
+        entry = int(strategy.columns[place])
         proven = (bound, bound)
         if relaxed.bound >= bound:  # else the node keeps the tangent from above, of which only its bound is at hand
             proven = (
@@ -271,8 +279,9 @@ class Search:
         tangent = int(ledger.tangent.data[number])
         children = []
         for side in (0, 1):
-            child = ledger.add(number, entry, side, tangent, int(ledger.split.data[number]))
+            child = ledger.add(number, entry, side, tangent, int(ledger.split.data[number]), node.tried)
             ledger.children.data[number, side] = child
+            self.expected[child] = (entry, side, float(raw[side][place]), bound)
             children.append((proven[side], child))
         return children if relaxed.shares[place] < 0.5 else children[::-1]
 

@@ -52,6 +52,7 @@ def discard(
         node.bound,
         node.depth,
         node.split,
+        node.tried,
     )
     if intervals:
         lower, upper = _intervals(node, relaxed, cutoff, price)

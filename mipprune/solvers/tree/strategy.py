@@ -34,6 +34,8 @@ class Node:
     depth: int
     split: Point | None = None
     """split in use above, sparse"""
+    tried: int = 1 << 62
+    """how many entries were left when a better split was last looked for; :meth:`NodeBound.sharpened` sets it"""
 
 
 class Relaxed(NamedTuple):
