@@ -39,11 +39,6 @@ def _links(w: Any, z: Any, side: np.ndarray[Any, Any], sign: float) -> list[Any]
     return [sign * w[finite] >= cp.multiply(sign * side[finite], z[finite])] if finite.any() else []
 
 
-def _vanishes(curvature: Tensor) -> bool:
-    """Tell whether a model is linear, so that the gains of its masks are exact."""
-    return not bool(curvature.any())
-
-
 def _difference_below(constant: float, bound: float) -> float:
     """Return ``constant - bound`` rounded down; ``+inf`` for the bound ``-inf`` of an empty family."""
     difference = constant - bound
@@ -322,24 +317,23 @@ class Masks(Structure):
 
     @staticmethod
     def _gain(model: Separable) -> Tensor:
-        if _vanishes(model.curvature):
-            return -model.linear
+        if not bool(model.curvature.any()):
+            return -model.linear  # exact
         return -(model.linear + 0.5 * model.curvature)  # z * z = z on 0/1 entries
 
     def argmin(self, model: Separable) -> Argmin:
         """See :meth:`Structure.argmin`."""
         gain = self._gain(model)
         selection = self.supports.select(gain)
-        if model.linear_error is None and _vanishes(model.curvature):  # the gains are exact: the bound is the same
-            bound = _difference_below(model.constant, selection.bound)
-        else:
+        bound = _difference_below(model.constant, selection.bound)
+        if model.linear_error is not None or bool(model.curvature.any()):  # else the gains are exact
             bound = self.argmin_bound(model, selection.witness)
         return Argmin(selection.mask.to(gain.dtype), model.constant - selection.value, bound, selection.witness)
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
         """See :meth:`Structure.argmin_bound`."""
         gain = self._gain(model)
-        if model.linear_error is not None or not _vanishes(model.curvature):  # else -linear is exact
+        if model.linear_error is not None or bool(model.curvature.any()):  # else -linear is exact
             error = torch.zeros_like(gain) if model.linear_error is None else model.linear_error
             gain = gain + (error + 4.0 * UNIT_ROUNDOFF * (model.linear.abs() + model.curvature + error))
         return _difference_below(model.constant, self.supports.select_bound(gain, witness))

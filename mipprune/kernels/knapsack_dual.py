@@ -181,7 +181,7 @@ def _cutting_planes(groups: Any, most: NDArray[np.float64]) -> NDArray[np.float6
         )
         if program.x is None or best_value - program.fun * unit <= 1e-13 * unit:
             break
-        following = program.x[:budgets] / scale
+        following = np.clip(program.x[:budgets], 0.0, 1.0) / scale  # a solver's zero may be below zero
         if np.array_equal(following, lam):
             break
         lam = following
