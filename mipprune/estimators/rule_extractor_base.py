@@ -180,7 +180,11 @@ class RuleExtractor(BaseEstimator):
         mask = np.zeros(len(rules), dtype=bool)
         if len(rules):
             self.problem_ = self._problem(rules, response, weights, center, count=self.n_rules, price=self.depth_weight)
-            found = solve(self.problem_, solver, budget=Budget(seconds=self.time_limit, gap=self.gap))
+            budget = Budget(seconds=self.time_limit, gap=self.gap)
+            start = None
+            if isinstance(solver, BranchAndBound) and not self._classes:  # a good point to begin with closes more nodes
+                start = RuleSwaps(restarts=10).solve(self.problem_, budget=budget).point
+            found = solve(self.problem_, solver, budget=budget, start=start)
             self.solution_ = self._certified(self.problem_, found)
             if self.solution_.mask is not None:
                 mask = self.solution_.mask.numpy()
