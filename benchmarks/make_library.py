@@ -35,6 +35,11 @@ CHOSEN: dict[str, Sequence[dict[str, Any]]] = {
         for nnz, flops in ((0.2, 0.2), (0.3, 0.1), (0.1, 0.3))
         for costs in ("resnet", "distinct")
     ],
+    "sparse_regression": [
+        {"samples": 60, "columns": columns, "support": 3, "rho": 0.3, "snr": 5.0, "form": form}
+        for columns in (12, 20)
+        for form in ("price", "count")
+    ],
     "graphical_models": [
         {"nodes": nodes, "samples": 10 * nodes, "l0": l0, "l2": 0.05, "model": model}
         for nodes, l0 in ((4, 0.02), (5, 0.05))

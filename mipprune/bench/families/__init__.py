@@ -8,11 +8,12 @@ from .flop_selection import FLOP_SELECTION
 from .graphical_models import GRAPHICAL_MODELS
 from .layerwise import LAYERWISE
 from .rule_selection import RULE_SELECTION
+from .sparse_regression import SPARSE_REGRESSION
 from .transposable_masks import TRANSPOSABLE_MASKS
 
 __all__ = ["ALL", "Family", "find", "label", "suite"]
 
-ALL = (LAYERWISE, TRANSPOSABLE_MASKS, FLOP_SELECTION, GRAPHICAL_MODELS, RULE_SELECTION)
+ALL = (LAYERWISE, TRANSPOSABLE_MASKS, FLOP_SELECTION, SPARSE_REGRESSION, GRAPHICAL_MODELS, RULE_SELECTION)
 """Every family, in the order of reports."""
 
 
