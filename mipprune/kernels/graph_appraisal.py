@@ -89,23 +89,24 @@ class Appraised(NamedTuple):
 
 
 def _around(
-    matrix: Array, entries: Array, values: Array, fixed: Array, shift: Shift, penalties: Penalties
+    matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties
 ) -> tuple[Places, Array, Array]:
-    """Return the pattern of the entries, their values by place, and the diagonal that goes with them."""
+    """Return the pattern of the entries, their values by place, and the diagonal that goes with them.
+
+    It does not depend on what is fixed: a tangent then proves no less below the node for which it was made.
+    """
     from .graph_descent import diagonal_of
 
     inside = values != 0.0
     entries, values = entries[inside], values[inside]
-    places = places_of(entries, len(matrix), fixed, shift, penalties)
+    places = places_of(entries, len(matrix), None, shift, penalties)
     value = values[places.pair]
     return places, value, diagonal_of(matrix, *places[:3], value, places.shift, *places.penalties, _ROUNDS)
 
 
-def diagonal_guess(
-    matrix: Array, entries: Array, values: Array, fixed: Array, shift: Shift, penalties: Penalties
-) -> Array:
+def diagonal_guess(matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties) -> Array:
     """Return the diagonal around which :func:`appraise` lays its intervals."""
-    return _around(matrix, entries, values, fixed, shift, penalties)[2]
+    return _around(matrix, entries, values, shift, penalties)[2]
 
 
 def appraise(
@@ -150,7 +151,7 @@ def appraise(
     p = len(matrix)
     size = p * (p - 1) // 2
     assert nodes_of(size) == p
-    places, value, theta = _around(matrix, entries, values, fixed, shift, penalties)
+    places, value, theta = _around(matrix, entries, values, shift, penalties)
     base, known = np.zeros(p), np.zeros(p)
     if_on, if_off = (np.zeros(size if parts else 0) for _ in range(2))
     ends = GRID if grid is None else grid

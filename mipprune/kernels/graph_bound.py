@@ -209,8 +209,8 @@ def appraise_rows(  # type: ignore[no-untyped-def]
     Returns
     -------
     In place: ``base`` (p,) the bound of each row; ``if_on`` and ``if_off`` (end - begin, p) what it grows by when a
-    free pair is kept, or zero; ``known`` (p,) what the row's bound would be with its diagonal entry known to be theta (no
-    proof: a guide).
+    free pair is kept, or zero; ``known`` (p,) what the row's bound would be with its diagonal entry known to be theta:
+    a guide, no proof.
     """
     nodes, cells = len(theta), len(grid) - 1
     column, across, own_v = np.empty(nodes), np.empty(nodes), np.zeros(nodes)

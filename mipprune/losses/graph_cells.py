@@ -95,7 +95,7 @@ def rational_cell(
     shift = shift_of(None if cells.splits is None else cells.splits[0], p)
     entries = np.flatnonzero(point.numpy())
     theta = diagonal_guess(
-        loss.matrix, entries, point.numpy()[entries], fixed, shift, loss.penalties(price, lower[0], upper[0])
+        loss.matrix, entries, point.numpy()[entries], shift, loss.penalties(price, lower[0], upper[0])
     )
     nodes = np.arange(p)
     moved = shift.at(nodes[:, None], nodes[None, :])
