@@ -331,8 +331,8 @@ class StableRules(_Stable, RuleExtractorRegressor):
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
     >>> model = StableRules(n_rules=8, n_estimators=100, level=4, random_state=0).fit(X, y)
-    >>> len(model.rules_) <= 8, model.gap_ < 0.05, round(model.score(X, y), 1)
-    (True, True, 0.4)
+    >>> len(model.rules_) <= 8, model.gap_ < 0.05, model.score(X, y) > 0.4
+    (True, True, True)
     """
 
 

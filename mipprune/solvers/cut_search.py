@@ -187,7 +187,7 @@ class CutSearch:
                 break
             shares = np.clip(run.masks[0], 0.0, 1.0)
             if number % 5 == 0:
-                self._round(shares)
+                self._round(shares, improve=number % 15 == 0)
             stuck = run.bound <= last + 1e-7 * abs(value)
             query = shares if center is None or stuck else mixing * shares + (1.0 - mixing) * center
             reached = self._cut_at_shares(query)
@@ -265,7 +265,7 @@ class CutSearch:
             if math.isfinite(run.bound):
                 self.incumbent.report(run.bound)
             for mask in run.masks:
-                self.offer_mask(torch.from_numpy(mask > 0.5).reshape(self.problem.shape))
+                self.offer_mask(torch.from_numpy(mask > 0.5).reshape(self.problem.shape), improve=True)
             if self.incumbent.closed:
                 return self.outcome(Stop.GAP)
             if run.status not in ("kOptimal", "kObjectiveBound", "kObjectiveTarget"):

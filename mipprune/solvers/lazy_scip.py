@@ -156,7 +156,7 @@ def _handler(pyscipopt: Any) -> Any:
             key = chosen.tobytes()
             if key not in self.known:
                 mask = torch.from_numpy(chosen).reshape(self.search.problem.shape)
-                self.search.offer_mask(mask)
+                self.search.offer_mask(mask, improve=True)
                 cut = self.search.pool.cut_at(self.search.pool.weights(mask.double()))
                 self.known[key] = cut.at(chosen.astype(np.float64)), cut
             return self.known[key]
