@@ -18,6 +18,7 @@ from ..errors import InvalidProblem
 from ..losses.least_squares import LeastSquares
 from ..structures.antichain import Antichain
 from .rule_swaps import RuleSwaps
+from .tree_state import Descent, blocks_of
 
 __all__ = ["PricePoint", "TreeDescent"]
 
@@ -63,6 +64,9 @@ class TreeDescent:
         Most sweeps over all trees for one price.
     tolerance : float
         A sweep that decreases the value by less than this, relative to the value of the empty model, is the last, > 0.
+    order : {"cyclic", "greedy"}
+        One tree after the other, compiled for the CPU; or all blocks at once in torch, on the device of the problem,
+        of which the best one is taken (Gauss-Southwell). Both end at points that no block improves.
     polish : bool
         With a budget of rules: go on with the exchanges of :class:`RuleSwaps`, from here and from the empty model, and
         keep the better end.
@@ -94,11 +98,14 @@ class TreeDescent:
 
     sweeps: int = 1000
     tolerance: float = 1e-6
+    order: str = "cyclic"
     polish: bool = True
 
     def __post_init__(self) -> None:
         if self.sweeps < 1 or not self.tolerance > 0:
             raise InvalidProblem(f"sweeps is {self.sweeps} and tolerance {self.tolerance}; both must be positive")
+        if self.order not in ("cyclic", "greedy"):
+            raise InvalidProblem(f"order is {self.order!r}; choose 'cyclic' or 'greedy'")
 
     @property
     def name(self) -> str:
@@ -113,7 +120,7 @@ class TreeDescent:
             return "it descends over trees: Sparse(Antichain(parents)) is needed"
         if problem.structure.box is not None:
             return "its blocks have no box around the weights"
-        if _blocks(problem.loss.design, problem.structure.supports) is None:
+        if blocks_of(problem.loss.design, problem.structure.supports) is None:
             return _DISJOINT
         return None
 
@@ -129,7 +136,7 @@ class TreeDescent:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
-        descent = _Descent(problem, self.sweeps, self.tolerance)
+        descent = Descent(problem, self.sweeps, self.tolerance, self.order == "greedy")
         if start is not None:
             descent.begin(start if problem.violation(start) == 0 else problem.repair(start))
         best, sweeps = problem.repair(torch.zeros(problem.shape, dtype=torch.float64)), 0
@@ -148,7 +155,7 @@ class TreeDescent:
             solver=self.name,
         )
 
-    def _solve(self, problem: Problem, descent: _Descent, best: Tensor, watch: Watch) -> tuple[Tensor, int, Stop]:
+    def _solve(self, problem: Problem, descent: Descent, best: Tensor, watch: Watch) -> tuple[Tensor, int, Stop]:
         if descent.count is None:
             stop = descent.run(0.0, watch)
             best = descent.better(best)
@@ -197,7 +204,7 @@ class TreeDescent:
         accept(self, problem)
         watch = Watch(budget or Budget(), progress)
         wanted = [self.priced(problem, price) for price in prices]
-        descent = _Descent(problem, self.sweeps, self.tolerance)
+        descent = Descent(problem, self.sweeps, self.tolerance, self.order == "greedy")
         if descent.count is not None:
             raise InvalidProblem(f"the path over prices has no budget of rules; the problem asks for {descent.count}")
         found: list[PricePoint] = []
@@ -225,129 +232,3 @@ class TreeDescent:
         unit = structure.price_per_entry
         empty = not bool((torch.as_tensor(unit) > 0).any())
         return replace(problem, structure=Sparse(structure.supports, structure.box, price if empty else price * unit))
-
-
-def _blocks(design: Tensor, supports: Antichain) -> tuple[Array, Array] | None:
-    """Return (block, member): runs of trees whose columns hold for disjoint samples; ``None`` if branches overlap."""
-    from ..kernels.antichains import top_down
-
-    parent = supports.parents.numpy()
-    order = top_down(parent)
-    assert order is not None
-    holds = np.ascontiguousarray((design != 0).cpu().numpy().T)
-    inner = np.flatnonzero(parent >= 0)
-    if len(inner):
-        inner = inner[np.argsort(parent[inner], kind="stable")]
-        used, first = np.unique(parent[inner], return_index=True)
-        below = np.add.reduceat(
-            holds[inner], first, axis=0, dtype=np.int32
-        )  # children of a node that hold for a sample
-        if bool((below > holds[used]).any()):
-            return None
-    root = np.arange(len(parent))
-    for v in order:
-        if parent[v] >= 0:
-            root[v] = root[parent[v]]
-    number, covered, label = -1, None, np.zeros(len(parent), dtype=np.int64)
-    for r in np.flatnonzero(parent < 0):  # neighbours whose samples are disjoint, such as the halves of one tree
-        if covered is None or bool((covered & holds[r]).any()):
-            number, covered = number + 1, np.zeros(holds.shape[1], dtype=bool)
-        covered |= holds[r]
-        label[r] = number
-    label = label[root]
-    member = order[np.argsort(label[order], kind="stable")]
-    return np.concatenate([[0], np.cumsum(np.bincount(label, minlength=number + 1))]).astype(np.int64), member
-
-
-class _Descent:
-    """The state of a descent over one problem, whose prices may change."""
-
-    def __init__(self, problem: Problem, sweeps: int, tolerance: float) -> None:
-        from ..kernels.tree_blocks import compressed
-
-        loss, structure = problem.reference.loss, problem.structure
-        assert isinstance(loss, LeastSquares) and isinstance(structure, Sparse)
-        supports = structure.supports
-        assert isinstance(supports, Antichain)
-        self.problem, self.sweeps = problem, sweeps
-        self.design: Array = loss.design.numpy()
-        self.response: Array = loss.response.numpy()
-        found = _blocks(loss.design, supports)
-        assert found is not None
-        self.block, self.member = found
-        self.columns = compressed(self.design)
-        self.squares = np.square(self.design).sum(axis=0)
-        self.ridge: Array = torch.as_tensor(loss.ridge).numpy()
-        self.charge(problem)
-        self.parent: Array = supports.parents.numpy()
-        self.on, self.free, left = supports._fixed
-        self.count = None if supports.count is None else left + int(self.on.sum())
-        self.least = tolerance * loss.scale
-        self.weight = np.zeros(len(self.parent))
-        self.residual = self.response.copy()
-        self.done = 0
-
-    def begin(self, point: Tensor) -> None:
-        """Go on from a member of the set."""
-        self.weight = point.detach().cpu().double().numpy().copy()
-        self.residual = self.response - self.design @ self.weight
-
-    def charge(self, problem: Problem) -> None:
-        """Take the prices of another problem over the same columns and trees."""
-        assert isinstance(problem.structure, Sparse)
-        price = torch.as_tensor(problem.structure.price_per_entry, dtype=torch.float64).numpy()
-        self.price: Array = np.broadcast_to(price, problem.shape).copy()
-
-    def run(self, extra: float, watch: Watch) -> Stop | None:
-        """Descend with an extra price for every rule; returns the reason to stop early, or ``None``."""
-        from ..kernels.tree_blocks import sweep
-
-        left = self.sweeps
-        while left > 0:
-            part = min(left, 20)
-            done = sweep(
-                *self.columns, self.squares, self.ridge, self.price + extra, self.block, self.member, self.parent,
-                self.free, self.on, self.weight, self.residual, part, self.least,
-            )  # fmt: skip
-            self.done, left = self.done + done, left - part
-            if done < part or left <= 0:
-                break
-            if (stop := watch.due()) is not None:
-                return stop
-        self.residual = self.response - self.design @ self.weight  # rounding of many updates does not pile up
-        return watch.due()
-
-    def point(self, problem: Problem | None = None) -> Tensor:
-        """Return the point at hand, refitted on its support unless that is worse."""
-        problem = self.problem if problem is None else problem
-        point = torch.from_numpy(self.weight.copy())
-        mask = (point != 0) | torch.from_numpy(self.on)
-        refitted = torch.where(mask, problem.loss.minimise_on(mask).to(point), 0.0)
-        return refitted if problem.value(refitted) <= problem.value(point) else point
-
-    def better(self, best: Tensor) -> Tensor:
-        """Return the point at hand if it is a member of the set and better than another one."""
-        point = self.point()
-        if self.problem.violation(point) == 0 and self.problem.value(point) < self.problem.value(best):
-            return point
-        return best
-
-    def within_budget(self, best: Tensor, watch: Watch, steps: int = 25) -> tuple[Stop | None, Tensor]:
-        """Bisect an extra price of every rule until the budget holds; returns the best member met."""
-        top = float(np.square(self.response @ self.design).max(initial=0.0) / 2) / max(
-            float((self.squares + self.ridge).min(initial=1.0)), 1e-300
-        )
-        low, high = 0.0, top
-        for _ in range(steps):
-            middle = (low * high) ** 0.5 if low > 0 else high * 1e-2
-            stop = self.run(middle, watch)
-            count = int((self.weight != 0).sum())
-            if count <= (self.count or 0):
-                best, high = self.better(best), middle
-            else:
-                low = middle
-            if stop is not None:
-                return stop, best
-            if count == self.count or high <= low * (1 + 1e-4) or high <= 1e-9 * top:
-                break
-        return None, best

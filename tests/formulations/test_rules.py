@@ -153,3 +153,17 @@ def test_wrong_data_say_why() -> None:
     with pytest.raises(mp.InvalidProblem, match="RuleMatrix"):
         rule_selection(rules.dense(), y, price=1.0, charge="depth")
     assert rule_selection(rules.unique(), y, count=3).structure.supports.describe() == "||w||_0 <= 3"
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("antichain", [True, False])
+def test_exact_solvers_agree_with_enumeration(scip: object, highs: object, antichain: bool) -> None:
+    """SCIP on cones, HiGHS on tangents, the tree, cutting planes: one optimum, with and without antichain rows."""
+    for seed, gamma in ((1, 0.3),):
+        rules, y = small_rules(n=20, trees=2, seed=seed)
+        problem = rule_selection(rules, y, gamma=gamma, count=2 + seed, antichain=antichain)
+        optimum, _ = mp.testing.enumerate_optimum(problem)
+        for solver in (mp.Scip(), mp.Highs(), mp.BranchAndBound(), mp.CuttingPlanes()):
+            found = mp.solve(problem, solver, budget=mp.Budget(gap=1e-6, seconds=30))
+            assert found.value == pytest.approx(optimum, rel=1e-5), solver.name
+            assert found.bound is not None and found.bound <= optimum * (1 + 1e-9)

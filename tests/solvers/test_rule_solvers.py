@@ -100,6 +100,38 @@ def test_descent_never_rises_and_paths_are_warm() -> None:
     assert TreeDescent.priced(unpriced, 0.5).structure.price_per_entry == 0.5
 
 
+def test_both_orders_end_where_no_block_improves() -> None:
+    rules, y = forest_rules(25, 3)
+    for price in (3.0, 0.5, 0.1):
+        problem = rule_selection(rules, y, gamma=0.02, price=price)
+        cyclic, greedy = (
+            TreeDescent(tolerance=1e-9).solve(problem),
+            TreeDescent(order="greedy", tolerance=1e-9).solve(problem),
+        )
+        for found in (cyclic, greedy):
+            for order in ("cyclic", "greedy"):
+                again = TreeDescent(order=order, tolerance=1e-9).solve(problem, start=found.point)
+                assert again.value == pytest.approx(found.value, rel=1e-6)
+        assert greedy.value == pytest.approx(cyclic.value, rel=0.05)
+    M, parents = nested_columns(3, 20, np.random.default_rng(0))
+    y = torch.from_numpy(np.random.default_rng(1).normal(size=20))
+    problem = rule_selection(M, y, gamma=1.0, price=0.1, parents=parents)
+    assert TreeDescent(order="greedy").solve(problem).value == pytest.approx(
+        TreeDescent().solve(problem).value, rel=1e-12
+    )
+    with pytest.raises(mp.InvalidProblem, match="order"):
+        TreeDescent(order="random")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_greedy_order_on_a_device() -> None:
+    rules, y = forest_rules(25, 3)
+    problem = rule_selection(rules, y, gamma=0.02, price=0.5)
+    here, there = (TreeDescent(order="greedy").solve(task) for task in (problem, problem.to(device="cuda")))
+    assert there.value == pytest.approx(here.value, rel=1e-6)
+
+
 def test_trees_that_share_no_samples_decouple() -> None:
     rng = np.random.default_rng(0)
     (first, parents), (second, _) = nested_columns(2, 15, rng), nested_columns(2, 15, rng)
