@@ -57,7 +57,11 @@ def run(size: int, out: Path) -> None:
             ("seconds", "s", ".2f"),
         ),
         command=command("benchmarks.transposable_masks.warm_start", {"size": size}),
-        notes=("One thread. Every projection is exact, so that both runs differ by ties and rounding only.",),
+        notes=(
+            "One thread. Every projection is exact, so that both runs differ by ties and rounding only. A sweep moves"
+            " the potentials of all lines once; where a warm start leaves few wrong counts, only those lines are moved,"
+            " and count as their share of a sweep.",
+        ),
     )
     path = out / f"transposable_masks_warm_start_{size}.json"
     record = Record.open(path, fresh)

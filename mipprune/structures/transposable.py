@@ -14,6 +14,7 @@ from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, exact, gamma
 from ..core.structure import Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
 from ..kernels.transport import Transport, solve_blocks
+from ..kernels.transport_spread import spread_blocks
 from .partition import check_count
 
 __all__ = ["TransposableNofM"]
@@ -331,6 +332,19 @@ class TransposableNofM(Supports):
                     kept = kept | (short & ~pruned)
             if int(kept.sum()) + int(pruned.sum()) == before:
                 return self.matrix(kept, shape), self.matrix(pruned, shape)
+
+    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor | None:
+        """See :meth:`Supports.spread`; none with a price where exactly n are kept and padding would pay it as well."""
+        shape = tuple(weight.shape)
+        if price and not self.at_most and self._padded(shape):
+            return None
+        fixed = self._signs(weight.device)
+        if fixed is not None:  # what the fixings imply as well: lines with nothing left to choose converge slowly
+            implied = self.propagate(self.matrix(fixed > 0, shape), self.matrix(fixed < 0, shape))
+            fixed = self._signs(weight.device, *implied)
+        parts = self.blocks(weight), self.blocks(offset.expand(shape), fill=1.0)
+        z = spread_blocks(*parts, self.n, price=price, at_most=self.at_most, fixed=fixed)
+        return self.matrix(z, shape)
 
     def describe(self) -> str:
         """See :meth:`Supports.describe`."""

@@ -134,6 +134,25 @@ def test_certify_a_small_layer() -> None:
     mp.check(problem, solution)
 
 
+@pytest.mark.parametrize("sense", ["exact", "at_most"])
+def test_the_proximal_step_gives_better_bounds_than_the_oracle_alone(
+    sense: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, gram = small_layer(16, 16, seed=5)
+    family = TransposableNofM(4, 8, sense)
+    problem = mp.formulations.layerwise(weight, gram, family)
+    point = mp.solve(problem, mp.ADMM()).point
+    split = mp.certify(problem, point)
+    monkeypatch.setattr(TransposableNofM, "spread", lambda *arguments, **options: None)
+    alone = mp.certify(problem, point)
+    assert alone.bound < split.bound <= split.value
+    mp.check(problem, split)
+    restricted = family.restrict(torch.eye(16) > 0, torch.eye(16).roll(1, 0) > 0)
+    monkeypatch.undo()
+    shares = restricted.spread(weight, torch.full((16, 16), 0.3, dtype=torch.float64))
+    assert bool((shares.diagonal() == 1).all()) and bool((shares[torch.eye(16).roll(1, 0) > 0] == 0).all())
+
+
 def test_branch_and_bound_proves_a_tiny_layer() -> None:
     weight, gram = small_layer(2, 4, seed=6)
     problem = mp.formulations.layerwise(weight, gram, TransposableNofM(1, 2))
