@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from .graph_appraisal import Penalties, Shift, places_of
-from .pairs import pattern_of, split_pairs
 
-__all__ = ["improve", "slopes_of"]
+__all__ = ["improve"]
 
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
@@ -18,19 +17,6 @@ Point = tuple[Array, Array]
 _TOLERANCE = 1e-6
 _SWEEPS = 100
 _ROUNDS = 200
-
-
-def slopes_of(matrix: Array, flat: Array, values: Array, theta: Array) -> Array:
-    """Return ``c_ij`` of all pairs, dense: the slopes of the data term at an off-diagonal part (for moderate p)."""
-    from scipy import sparse
-
-    p = len(matrix)
-    pattern = pattern_of(*split_pairs(flat, p), p)
-    columns = sparse.csr_array((values[pattern.pair], pattern.indices, pattern.indptr), shape=(p, p)) @ matrix
-    columns /= theta[:, None]
-    i, j = np.triu_indices(p, 1)
-    out: Array = 4.0 * matrix[i, j] + 2.0 * (columns[i, j] + columns[j, i])
-    return out
 
 
 def improve(

@@ -10,6 +10,7 @@ from .chain import FrontierPoint, frontier, frontier_upwards
 from .cutting_planes import CuttingPlanes
 from .discrete_first_order import DiscreteFirstOrder
 from .dual_bundle import DualBundle
+from .edge_descent import EdgeDescent
 from .highs import Highs
 from .local_search import LocalSearch
 from .mask_baselines import (
@@ -43,6 +44,7 @@ __all__ = [
     "CuttingPlanes",
     "DiscreteFirstOrder",
     "DualBundle",
+    "EdgeDescent",
     "EntropicMask",
     "FrontierPoint",
     "GoldenSection",
@@ -82,6 +84,7 @@ ALL = (
     CuttingPlanes,
     DiscreteFirstOrder,
     DualBundle,
+    EdgeDescent,
     EntropicMask,
     GoldenSection,
     GreedyBudget,
@@ -93,9 +96,9 @@ ALL = (
     PatternMask,
     ProjectedGradient,
     RandomMask,
+    Saliency,
     ReweightedRules,
     RuleSwaps,
-    Saliency,
     Scip,
     SparseGPT,
     SpdyDP,

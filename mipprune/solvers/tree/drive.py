@@ -87,7 +87,7 @@ def drive(
 def _offer(search: Search, point: Tensor) -> None:
     """Offer a point of the user's, repaired if need be, and what descent makes of it."""
     problem = search.problem
-    dense = exact(torch.as_tensor(point)).reshape(problem.shape)
+    dense = torch.as_tensor(point, dtype=torch.float64).cpu().reshape(problem.shape)
     if problem.violation(dense) != 0:
         dense = exact(problem.repair(dense))
     entries = np.flatnonzero(dense.reshape(-1).numpy())

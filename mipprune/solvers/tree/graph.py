@@ -14,7 +14,8 @@ import torch
 from ...core.adapters import Sparse
 from ...core.arrays import exact
 from ...core.problem import Problem
-from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise, places_of
+from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise
+from ...kernels.graph_relax import relax_graph
 from ...kernels.graph_search import improve
 from ...kernels.graph_shift import best_shift, shift_weights
 from ...kernels.pairs import split_pairs
@@ -23,8 +24,6 @@ from .strategy import Array, Node, Point, Relaxed
 
 __all__ = ["GraphBound"]
 
-_CHUNK = 25  # sweeps between looks at the clock
-_ALL = 48  # nodes up to which every pair that is left takes part in the descent from the start
 _FEW = 0.5  # share of an edge above which it is rounded up
 
 
@@ -146,61 +145,14 @@ class GraphBound:
         )  # fmt: skip
 
     def _appraise(self, node: Node, flat: Array, value: Array, shift: Shift) -> Appraised:
-        order = np.argsort(flat)
-        return appraise(
-            self.loss.matrix, self.loss.largest, flat[order], value[order], node.fixed, shift, self.penalties
-        )
+        return appraise(self.loss.matrix, self.loss.largest, flat, value, node.fixed, shift, self.penalties)
 
     def _descend(
         self, node: Node, shift: Shift, start: Point, accuracy: float, stop: Callable[[], bool]
     ) -> tuple[Array, Array, Array]:
         """Return the pairs of the relaxation's solution, ascending, its values and its diagonal."""
-        from ...kernels.graph_descent import descend
-
-        matrix, p = self.loss.matrix, self.loss.nodes
-        first = np.zeros(len(self.price))
-        first[start[0]] = start[1]
-        first[node.fixed < 0] = 0.0
-        flat = np.flatnonzero(node.fixed >= 0 if p <= _ALL else (first != 0) | (node.fixed > 0))
-        tolerance = max(1e-10, 1e-2 * math.sqrt(accuracy) / p)
-        theta = 1.0 / matrix.diagonal()
-        for _ in range(50):
-            places = places_of(flat, p, node.fixed, shift, self.penalties)
-            value = first[flat][places.pair]
-            done, change = 0, math.inf
-            while done < 1000 and change > tolerance and not stop():
-                swept, change = descend(
-                    matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, True, tolerance,
-                    _CHUNK,
-                )  # fmt: skip
-                done += swept
-            first[flat[places.pair]] = value
-            if p <= _ALL or stop():
-                break
-            missing = self._violated(node, flat, first, theta, shift)
-            if not len(missing):
-                break
-            flat = np.union1d(flat, missing)
-        return flat, first[flat], theta
-
-    def _violated(self, node: Node, flat: Array, dense: Array, theta: Array, shift: Shift) -> Array:
-        """Return free pairs outside the pattern whose slope exceeds that of the envelope at zero."""
-        from ...kernels.graph_search import slopes_of
-
-        p = self.loss.nodes
-        slopes = slopes_of(self.loss.matrix, flat, dense[flat], theta)
-        others = np.flatnonzero(node.fixed == 0)
-        bend = self._bends(others, shift, theta)
-        box = np.where(slopes[others] < 0, self.upper[others], -self.lower[others])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            full = np.minimum(np.sqrt(self.price[others] / bend), box)
-            steep = np.where(full > 0, self.price[others] / full + bend * full, np.inf)
-        candidates = others[np.abs(slopes[others]) > steep * (1 + 1e-9)]
-        fresh = np.setdiff1d(candidates, flat, assume_unique=True)
-        if len(fresh) > 4 * len(flat) + 4 * p:
-            strongest = np.argsort(-np.abs(slopes[fresh]), kind="stable")[: 4 * len(flat) + 4 * p]
-            fresh = fresh[strongest]
-        return fresh
+        tolerance = max(1e-10, 1e-2 * math.sqrt(accuracy) / self.loss.nodes)
+        return relax_graph(self.loss.matrix, node.fixed, shift, self.penalties, start, tolerance, lambda: not stop())
 
     def _bends(self, flat: Array, shift: Shift, theta: Array) -> Array:
         """Curvature of the penalties with the shift, at the diagonal at hand."""
