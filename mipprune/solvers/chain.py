@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..core.adapters import Sparse
-from ..core.certificate import Tangent
+from ..core.certificate import Certificate
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget
@@ -32,8 +32,8 @@ class FrontierPoint:
     claimed : float or None
         Best lower bound by the word of the back end, from this problem or a later (less constrained) one.
     proven : float
-        Best lower bound that a stored tangent proves; ``-inf`` without one.
-    tangent : Tangent or None
+        Best lower bound that a stored certificate proves; ``-inf`` without one.
+    tangent : Tangent, Tree or None
         Proves ``proven``.
     seconds : float
         Spent on this problem.
@@ -43,7 +43,7 @@ class FrontierPoint:
     solution: Solution
     claimed: float | None
     proven: float
-    tangent: Tangent | None
+    tangent: Certificate | None
     seconds: float
 
     @property
@@ -208,7 +208,7 @@ def _solved(
 def _propagated(points: list[FrontierPoint], gap: float) -> tuple[FrontierPoint, ...]:
     """Let points serve every family that admits them, and bounds of a family all smaller ones."""
     claimed: float | None = None
-    tangent: Tangent | None = None
+    tangent: Certificate | None = None
     out: list[FrontierPoint] = []
     found = {id(point.solution.point): point.solution for point in points if point.solution.point is not None}
     members = [solution.point for solution in sorted(found.values(), key=lambda solution: solution.value)]
@@ -232,7 +232,7 @@ def _assessed(
     point: FrontierPoint,
     chosen: Tensor | None,
     claimed: float | None,
-    tangent: Tangent | None,
+    tangent: Certificate | None,
     proven: float,
     gap: float,
 ) -> FrontierPoint:

@@ -80,6 +80,13 @@ class Master:
         self.rows = rows
         self.add(cuts[self.cuts :])
 
+    def fix(self, on: Array, off: Array) -> None:
+        """Fix entries of the mask in the linear relaxation (bool arrays), on top of the family's own bounds."""
+        low = np.where(on, 1.0, self.rows.lower[self.mask_columns])
+        high = np.where(off, 0.0, self.rows.upper[self.mask_columns])
+        count = len(self.mask_columns)
+        self._highs.changeColsBounds(count, self.mask_columns.astype(np.int32), low, high)
+
     def add(self, cuts: Sequence[Cut]) -> None:
         """Append cuts."""
         for cut in cuts:

@@ -187,24 +187,31 @@ class CutSearch:
                 break
             shares = np.clip(run.masks[0], 0.0, 1.0)
             if number % 5 == 0:
-                self._round(shares, improve=number % 15 == 0)
+                self.round_shares(shares, improve=number % 15 == 0)
             stuck = run.bound <= last + 1e-7 * abs(value)
             query = shares if center is None or stuck else mixing * shares + (1.0 - mixing) * center
-            reached = self._cut_at_shares(query)
+            reached = self.cut_at_shares(query)
             if reached < best:
                 best, center, self._center = reached, query, self.pool.cuts[-1].point
             last = run.bound
         if run is not None and run.status == "kOptimal":
-            self._round(np.clip(run.masks[0], 0.0, 1.0), improve=True)
+            self.round_shares(np.clip(run.masks[0], 0.0, 1.0), improve=True)
             self._prove(run)
 
-    def _cut_at_shares(self, shares: Array) -> float:
+    def drop_idle_cuts(self, recent: int) -> None:
+        """Keep the cuts that carry the relaxation and the latest ones only; the master is loaded anew."""
+        assert self.master is not None and self.rows is not None
+        self.pool.cuts[:] = self.active_cuts(recent)
+        self._multipliers = None
+        self.master.rebuild(self.rows, self.pool.cuts)
+
+    def cut_at_shares(self, shares: Array) -> float:
         """Cut at a fractional mask and return the perspective's value there."""
         point = self.pool.weights(torch.from_numpy(shares).reshape(self.problem.shape))
         self._cut(point)
         return self.pool.cuts[-1].at(shares)
 
-    def _round(self, shares: Array, *, improve: bool = False) -> None:
+    def round_shares(self, shares: Array, *, improve: bool = False) -> None:
         """Offer the mask of the family that keeps the largest shares."""
         linear = -torch.from_numpy(np.maximum(shares, 1e-12)).reshape(self.problem.shape)
         model = Separable(constant=0.0, linear=linear, curvature=torch.ones_like(linear))

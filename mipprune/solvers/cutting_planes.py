@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.certificate import Tangent
+from ..core.certificate import Certificate
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
@@ -30,8 +30,9 @@ class CuttingPlanes:
 
     Parameters
     ----------
-    master : {"highs", "scip"}
-        ``"highs"`` solves a master problem again and again and cuts at its masks; ``"scip"`` separates inside one tree.
+    master : {"highs", "scip", "own"}
+        ``"highs"`` solves a master problem again and again and cuts at its masks; ``"scip"`` separates inside one tree;
+        ``"own"`` branches itself, bounds each node by a tangent, and returns the tree as certificate.
     relaxation_cuts : int
         Cuts at fractional masks before integrality is asked for. Without them the bound starts at the weak one of
         integer cuts, and a run takes far longer.
@@ -75,8 +76,10 @@ class CuttingPlanes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.master not in ("highs", "scip"):
-            raise InvalidProblem(f"master is {self.master!r}; choose 'highs' (many trees) or 'scip' (one tree)")
+        if self.master not in ("highs", "scip", "own"):
+            raise InvalidProblem(
+                f"master is {self.master!r}; choose 'highs' (many trees), 'scip' (one tree) or 'own' (a checked tree)"
+            )
         if self.relaxation_cuts < 0 or int(self.threads) < 1:
             raise InvalidProblem("relaxation_cuts must not be negative, and threads must be at least 1")
         object.__setattr__(self, "parameters", tuple(sorted(dict(self.parameters).items())))
@@ -182,6 +185,10 @@ class CuttingPlanes:
             return outcome
         if self.master == "highs":
             return search.masters()
+        if self.master == "own":
+            from .cut_tree import search_own_tree
+
+            return search_own_tree(search)
         from .lazy_scip import search_one_tree
 
         assert isinstance(self.parameters, tuple)
@@ -202,7 +209,7 @@ class CuttingPlaneRun:
     solution : Solution
     claimed : float or None
         Bound by the word of the back end.
-    tangent : Tangent or None
+    tangent : Tangent, Tree or None
     proven : float
         Bound of ``tangent``, recomputed from the data; ``-inf`` without one.
     cut_count : int
@@ -213,7 +220,7 @@ class CuttingPlaneRun:
 
     solution: Solution
     claimed: float | None
-    tangent: Tangent | None
+    tangent: Certificate | None
     proven: float
     cut_count: int
     pool: CutPool = field(repr=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.adapters import Masks, Sparse
 from ..core.arrays import as_tensor
 from ..core.canonical import LOGARITHMS, Canonical, complete
-from ..core.certificate import Claim, Tangent
+from ..core.certificate import Certificate, Claim, Tangent
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Watch
@@ -198,7 +198,7 @@ class Incumbent:
     value: float = math.inf
     claimed: float | None = None
     """the back end's bound, in the problem's units"""
-    tangent: Tangent | None = None
+    tangent: Certificate | None = None
     proven: float = -math.inf
     """bound of ``tangent``: recomputed from the data"""
     _seen: set[bytes] = field(default_factory=set)

@@ -41,7 +41,7 @@ def frequency(point: FrontierPoint) -> int:
     return int(supports.frequencies[point.mask].sum())
 
 
-@pytest.mark.parametrize("master", ["highs", "scip"])
+@pytest.mark.parametrize("master", ["highs", "scip", "own"])
 def test_every_point_is_optimal_and_values_fall(master: str, highs: Any, scip: Any) -> None:
     for seed in range(2 if master == "highs" else 1):
         problems = chain(*make(seed))

@@ -21,7 +21,7 @@ from mipprune.solvers.cuts import CutPool
 from mipprune.solvers.exchange import exchange
 from mipprune.testing import check_solver, enumerate_masks, enumerate_optimum
 
-MASTERS = ("highs", "scip")
+MASTERS = ("highs", "scip", "own")
 
 
 def columns(n: int, p: int, seed: int, *, kind: str = "rules") -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def test_the_relaxation_and_its_tangent_reach_the_perspective_bound(gamma: float
             cp.Minimize(0.5 * cp.matrix_frac(response.numpy(), system)), [*supports.constraints(z), z >= 0, z <= 1]
         )
         reference = float(model.solve(solver=cp.CLARABEL))
-        run = CuttingPlanes(relaxation_cuts=300).run(problem, budget=mp.Budget(gap=1e-6, iterations=1, nodes=1))
+        run = CuttingPlanes(relaxation_cuts=200).run(problem, budget=mp.Budget(gap=1e-6, iterations=1, nodes=1))
         assert run.proven >= reference * (1 - 1e-4)
         if isinstance(supports, Cardinality):  # its relaxation is tight; the selection with a row proves more
             assert run.proven <= reference * (1 + 1e-6)
@@ -145,7 +145,7 @@ FAMILIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_exact_road_finds_the_enumerated_optimum(family: str, scip: Any, highs: Any) -> None:
-    for seed, gamma, kind in [(0, 0.1, "rules"), (1, 2.0, "duplicated"), (2, 0.02, "empty")]:
+    for seed, gamma, kind in [(0, 0.1, "empty"), (1, 2.0, "duplicated")]:
         design, response = columns(30, 11, seed, kind=kind)
         problem = Problem(LeastSquares(design, response, 1.0 / gamma), FAMILIES[family](11))
         optimum, _ = enumerate_optimum(problem)
