@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.arrays import as_tensor, working_dtype
 from ..core.certificate import Certificate, Tangent
+from ..core.loss import Loss
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
@@ -68,7 +69,9 @@ class DualBundle:
 
     def rejects(self, problem: Problem) -> str | None:
         """See :meth:`Solver.rejects`."""
-        split = problem.loss.best_split()
+        loss = problem.loss
+        # A good split can cost seconds for other losses, so that their having no dual view is found out first.
+        split = None if type(loss).dual is Loss.dual else loss.best_split()
         if split is None or view(problem, split) is None:
             return (
                 "its bound is not decided by few dual variables: this method takes losses such as LowRank over "

@@ -135,6 +135,15 @@ def test_an_empty_family_is_infeasible() -> None:
     assert mp.DualBundle().solve(problem).status is Status.INFEASIBLE
 
 
+def test_choosing_asks_other_losses_for_nothing_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dear(*_: object) -> None:
+        raise AssertionError("the split of a layer was computed to choose a solver")
+
+    monkeypatch.setattr(mp.Quadratic, "best_split", dear)
+    layer = mp.formulations.layerwise(torch.ones(20, 20), torch.eye(20), mp.NofM(2, 4))
+    assert mp.choose(layer).name != "DualBundle"
+
+
 def test_it_rejects_what_it_cannot_do() -> None:
     solver = mp.DualBundle()
     boxed = mp.Problem(large(), mp.Sparse(mp.Cardinality(5), box=1.0))

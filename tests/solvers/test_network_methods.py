@@ -182,3 +182,13 @@ def test_what_they_reject() -> None:
     ):
         with pytest.raises(mp.InvalidProblem):
             build()
+
+
+@pytest.mark.parametrize("solver", METHODS, ids=lambda s: f"{s.name}")
+def test_devices_agree(solver: Any, device: torch.device) -> None:
+    here, there = network(2, True), network(2, True).to(device=device)
+    expected, found = solver.solve(here), solver.solve(there)
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    if expected.bound is not None:
+        assert found.bound == pytest.approx(expected.bound, rel=1e-6)
+    mp.check(here, found)
