@@ -20,6 +20,7 @@ from mipprune.networks.modules import check_patterns, is_transposed_linear, matc
 
 __all__ = ["FlatWeights", "SampleLoss", "first_sample", "sample_gradients"]
 
+_IGNORED = -100  # what the cross-entropy of torch leaves out
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 SampleLoss = Callable[[Any, Any], Tensor]
@@ -202,10 +203,10 @@ def sample_gradients(
 
     Notes
     -----
-    Without labels the loss is that of the next token where the batch has ``input_ids`` and the outputs are logits for
-    each token, and else the cross-entropy with a label drawn from the network's own output: the first is what the
-    network was trained for, the second makes :math:`X^\top X` an estimate of the true instead of the empirical Fisher
-    matrix.
+    Where the batch has ``input_ids`` and the outputs are logits for each token, the loss is that of the next token,
+    padding left out (``labels`` in such a batch are not shifted yet). Else, without labels, it is the cross-entropy
+    with a label drawn from the network's own output, and :math:`X^\top X` estimates the true instead of the
+    empirical Fisher matrix.
 
     References
     ----------
@@ -278,11 +279,18 @@ class _Default:
                 f"the network returned {type(output).__name__}, which has no logits; give a `loss` of your own"
             )
         labels = _labels(part)
-        if labels is None and isinstance(part, Mapping) and "input_ids" in part:
-            ids = torch.as_tensor(part["input_ids"]).to(logits.device)
-            if logits.ndim == 3 and tuple(logits.shape[:2]) == tuple(ids.shape) and ids.shape[1] > 1:
-                logits, labels = logits[:, :-1], ids[:, 1:]
+        if isinstance(part, Mapping) and "input_ids" in part:
+            tokens = torch.as_tensor(part["input_ids"]) if labels is None else labels
+            if logits.ndim == 3 and tuple(logits.shape[:2]) == tuple(tokens.shape) and tokens.shape[1] > 1:
+                padding = torch.as_tensor(part.get("attention_mask", torch.ones_like(tokens))) == 0
+                labels = tokens.masked_fill(padding, _IGNORED)[:, 1:]
+                logits = logits[:, :-1]
         flat = logits.flatten(0, -2).float()
+        if labels is not None and (labels.is_floating_point() or labels.numel() != flat.shape[0]):
+            raise InvalidProblem(
+                f"the labels are {labels.dtype} of shape {tuple(labels.shape)} for outputs of shape "
+                f"{tuple(logits.shape)}; give one class number for each sample, or a `loss` of your own"
+            )
         if labels is None:
             shares = flat.detach().softmax(dim=-1).cpu()
             labels = torch.multinomial(shares, 1, generator=self.generator)

@@ -84,6 +84,24 @@ def test_embeddings_and_tied_matrices_stay_dense() -> None:
     logits = model(ids[:1])
     expected = torch.autograd.grad(nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]), model.mid.weight)[0]
     torch.testing.assert_close(rows[0].reshape(4, 4), expected)
+    mask = torch.ones_like(ids)
+    mask[:, 4:] = 0
+    short = sample_gradients(model, [{"input_ids": ids[:, :4]}])
+    for labels in ({}, {"labels": ids}):
+        padded = sample_gradients(_Padded(model), [{"input_ids": ids, "attention_mask": mask, **labels}])
+        torch.testing.assert_close(padded, short)
+
+
+class _Padded(nn.Module):
+    """Takes a mask as causal models do, which look at no later token."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found: Tensor = self.inner(input_ids)
+        return found
 
 
 @pytest.mark.parametrize("group", [1, 3])
@@ -132,6 +150,8 @@ def test_what_gradients_refuse(net: nn.Module) -> None:
         sample_gradients(net, batches(), group=0)
     with pytest.raises(mp.InvalidProblem, match="not finite"):
         sample_gradients(net, [(torch.full((1, 2, 6, 6), float("nan")), torch.tensor([0]))])
+    with pytest.raises(mp.InvalidProblem, match="one class number"):
+        sample_gradients(net, [(torch.ones(2, 2, 6, 6), torch.tensor([0.5, 1.0]))])
     with pytest.raises(mp.InvalidProblem, match="GiB"):
         sample_gradients(net, batches(), samples=10**12)
     with pytest.raises(mp.InvalidProblem, match="matches no layer"):
