@@ -143,7 +143,7 @@ class _Stable(RuleExtractor):
 
     def _chain(self, rules: RuleMatrix, response: Array, weights: Array, center: float) -> tuple[FrontierPoint, ...]:
         """The points on the way to the level asked for: places 1, 2, 4, 8, ... of the list."""
-        solver, budget = self.solver or CuttingPlanes(), Budget(seconds=self.time_limit, gap=self.gap)
+        solver, budget = self.solver or CuttingPlanes("own"), Budget(seconds=self.time_limit, gap=self.gap)
         start = None
         if self.level == "low":
             chain, start = self._low(rules, response, weights, center)
@@ -231,7 +231,7 @@ class _Stable(RuleExtractor):
         rules = self._candidates(X, response, weights)
         if len(rules) == 0:
             raise InvalidProblem("the ensemble has no rules: every tree is a single leaf")
-        solver, budget = self.solver or CuttingPlanes(), Budget(seconds=self.time_limit, gap=self.gap)
+        solver, budget = self.solver or CuttingPlanes("own"), Budget(seconds=self.time_limit, gap=self.gap)
 
         def build(least: int) -> Problem:
             return self._at_least(rules, response, weights, center, least)
@@ -296,6 +296,7 @@ class StableRules(_Stable, RuleExtractorRegressor):
     time_limit : float, optional
         Seconds for each point of the frontier.
     solver : CuttingPlanes, optional
+        Default: cutting planes with a tree of their own, so that every bound can be checked.
     ensemble : estimator, optional
         A forest to use instead: fitted (its thresholds are taken as they are), or to be fitted on the bins.
     random_state : int, RandomState or None

@@ -84,6 +84,7 @@ def frontier(
     problems : sequence of Problem
         One loss and one price; the families are nested, the smallest first (a falling list of least frequencies).
     solver : CuttingPlanes, optional
+        Default: the one with a tree of its own, whose bounds are checked however far it gets.
     budget : Budget, optional
         For each problem; the gap is the tolerance of every point (default 5 %, the published setting, and no limit).
     start : Tensor, optional
@@ -123,7 +124,7 @@ def frontier(
     >>> [point.mask.nonzero().ravel().tolist() for point in frontier(chain)]
     [[0, 1, 2], [0, 1, 6], [0, 1, 6]]
     """
-    solver, budget = solver or CuttingPlanes(), budget or Budget(gap=0.05)
+    solver, budget = solver or CuttingPlanes("own"), budget or Budget(gap=0.05)
     points: list[FrontierPoint] = []
     run: CuttingPlaneRun | None = None
     for number, problem in enumerate(problems):
@@ -172,7 +173,7 @@ def frontier_upwards(
         The level of a point plus 1 is the next bound, so that each level that occurs is met. Ordered as by
         :func:`frontier`, the most constrained first; without the points that another one dominates.
     """
-    solver, budget = solver or CuttingPlanes(), budget or Budget(gap=0.05)
+    solver, budget = solver or CuttingPlanes("own"), budget or Budget(gap=0.05)
     points: list[FrontierPoint] = []
     run: CuttingPlaneRun | None = None
     least = first
@@ -209,6 +210,7 @@ def _propagated(points: list[FrontierPoint], gap: float) -> tuple[FrontierPoint,
     """Let points serve every family that admits them, and bounds of a family all smaller ones."""
     claimed: float | None = None
     tangent: Certificate | None = None
+    later = -math.inf
     out: list[FrontierPoint] = []
     found = {id(point.solution.point): point.solution for point in points if point.solution.point is not None}
     members = [solution.point for solution in sorted(found.values(), key=lambda solution: solution.value)]
@@ -218,11 +220,11 @@ def _propagated(points: list[FrontierPoint], gap: float) -> tuple[FrontierPoint,
         if point.claimed is not None and (claimed is None or point.claimed > claimed):
             claimed = point.claimed
         best, proven = point.tangent, point.proven
-        if tangent is not None:
+        if tangent is not None and later > proven:
             again = tangent.bound(problem)  # on the smaller family it proves at least as much
             if again > proven:
                 best, proven = tangent, again
-        tangent = best
+        tangent, later = best, proven
         chosen = next((member for member in members if problem.violation(member) == 0), point.solution.point)
         out.append(_assessed(point, chosen, claimed, best, proven, gap))
     return tuple(out[::-1])
