@@ -14,7 +14,7 @@ from ..core.solver import Budget, Progress, Solver, Watch, accept
 from ..errors import InvalidProblem
 from ..losses.least_squares import LeastSquares
 from ..losses.logistic import Logistic
-from .rule_swaps import RuleSwaps
+from .rule_swaps import RuleSwaps, is_empty
 from .tree_descent import TreeDescent
 
 __all__ = ["ReweightedRules"]
@@ -84,6 +84,8 @@ class ReweightedRules:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
+        if is_empty(problem):
+            return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
         work = problem.reference
         point = work.repair(torch.zeros(problem.shape) if start is None else start.cpu()).double()
         value, done, stop = work.value(point), 0, Stop.ITERATIONS

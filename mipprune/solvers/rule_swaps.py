@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,8 @@ class RuleSwaps:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
+        if is_empty(problem):
+            return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
         search = _Search(problem, self.tolerance, watch)
         first: list[int] = []
         if start is not None:
@@ -124,12 +127,19 @@ class RuleSwaps:
         point = torch.where(mask, problem.reference.loss.minimise_on(mask), 0.0)
         return Solution.of(
             problem,
-            point if problem.violation(point) == 0 else None,
+            point,
             stop=stop or Stop.CONVERGED,
             tolerance=budget.gap,
             stats=watch.stats(iterations=search.steps, device=str(search.state.design.device), seed=self.seed),
             solver=self.name,
         )
+
+
+def is_empty(problem: Problem) -> bool:
+    """Tell whether no support is admissible, because of fixings that contradict the family."""
+    structure = problem.structure
+    assert isinstance(structure, Sparse)
+    return structure.supports.select(torch.zeros(problem.shape, dtype=torch.float64)).bound == -math.inf
 
 
 class _Search:

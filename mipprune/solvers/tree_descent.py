@@ -17,7 +17,7 @@ from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from ..losses.least_squares import LeastSquares
 from ..structures.antichain import Antichain
-from .rule_swaps import RuleSwaps
+from .rule_swaps import RuleSwaps, is_empty
 from .tree_state import Descent, blocks_of
 
 __all__ = ["PricePoint", "TreeDescent"]
@@ -136,6 +136,8 @@ class TreeDescent:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
+        if is_empty(problem):
+            return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
         descent = Descent(problem, self.sweeps, self.tolerance, self.order == "greedy")
         if start is not None:
             descent.begin(start if problem.violation(start) == 0 else problem.repair(start))

@@ -214,6 +214,15 @@ def test_fixings_hold() -> None:
             assert bool(found.mask[on].all()) and not bool(found.mask[off].any())
 
 
+def test_an_empty_family_is_infeasible() -> None:
+    M, y = torch.eye(4, dtype=torch.float64), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    on = torch.tensor([True, True, False, False])
+    for loss, solvers in (("squared", [RuleSwaps(), TreeDescent()]), ("logistic", [mp.solvers.ReweightedRules()])):
+        problem = rule_selection(M, y, count=1, parents=torch.full((4,), -1), loss=loss).restrict(on, ~on)
+        for solver in solvers:
+            assert solver.solve(problem).status is mp.Status.INFEASIBLE
+
+
 def test_conformance() -> None:
     rules, y = forest_rules(4, 2, n=60)
     mp.testing.check_solver(RuleSwaps(restarts=2), rule_selection(rules, y, gamma=0.1, count=3))
