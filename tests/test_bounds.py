@@ -37,7 +37,7 @@ from mipprune import (
     check,
 )
 from mipprune.core.rational import rational, total
-from mipprune.structures import ALL, Stable
+from mipprune.structures import ALL, Budgets, Stable
 from mipprune.structures.multiple_choice import MultipleChoice
 from mipprune.testing import enumerate_masks
 
@@ -45,10 +45,11 @@ SCATTERED = Groups(torch.tensor([0, 1, 0, 2, 1, 0]), 2)  # groups that are no ru
 UNEVEN = Groups(torch.tensor([0, 0, 1, 2, 2, 1, 0]), 1)
 CHOICE = MultipleChoice([[1.0, 2.0, 0.0], [3.0, 0.5], [1.0, 2.0]], 4.0)
 STABLE = Stable(3, torch.tensor([4, 0, 2, 7, 1, 1, 3]), 9)
+BUDGETS = Budgets([3, 4, 1], [[1, 1, 1], [10, 1, 3]], [4, 21])
 ROWS: dict[tuple[int, ...], list[Supports]] = {
     (2, 4): [
         *(Cardinality(3), Cardinality(5), PerRow(1), PerRow(2), NofM(1, 2), NofM(2, 4), Groups(2, 1), Groups(1, 2)),
-        *(TransposableNofM(1, 2), TransposableNofM(1, 2, "at_most")),
+        *(TransposableNofM(1, 2), TransposableNofM(1, 2, "at_most"), BUDGETS),
     ],
     (1, 6): [Cardinality(2), Cardinality(4), NofM(1, 3), NofM(2, 3), Groups(3, 1), SCATTERED],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -29,6 +30,7 @@ def flop_selection(
     flops: int | float | None = None,
     lower: Any = None,
     upper: Any = None,
+    strict: bool = False,
     name: str = "FLOP-constrained selection",
 ) -> Problem:
     r"""Choose the weights with the largest sum of scores within budgets on non-zeros and FLOPs.
@@ -48,6 +50,10 @@ def flop_selection(
         dense cost.
     lower, upper : mapping, sequence or int, optional
         Fewest and most kept weights of each layer.
+    strict : bool
+        Round the scores to multiples of a power of two of which their total is at most 2^43, in float64. Every sum is
+        then exact, and the bound of an optimal mask is its value, without any allowance for rounding. The rounding
+        itself moves a sum by at most 2^-44 of the total for each weight.
     name : str
         For reports.
 
@@ -107,7 +113,12 @@ def flop_selection(
         rows.append(numbers)
         limits.append(as_limit(flops, dense, "flops"))
     counts = [None if side is None else per_layer(side, names, len(layers), "counts") for side in (lower, upper)]
-    family = Budgets(sizes, torch.stack(rows), limits, *counts)
+    grid = None
+    if strict:
+        total = sum(float(layer.double().abs().sum()) for layer in layers)
+        grid = 2.0 ** math.ceil(math.log2(max(total, 1e-290) * (1.0 + 1e-9)) - 43.0)
+        layers = [(layer.double() / grid).round() * grid for layer in layers]
+    family = Budgets(sizes, torch.stack(rows), limits, counts[0], counts[1], grid)
     kind = torch.float32 if all(layer.dtype == torch.float32 for layer in layers) else torch.float64
     device = next(layer.device for layer in layers if layer.numel())
     vector = torch.empty(sum(sizes), dtype=kind, device=device)

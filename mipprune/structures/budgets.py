@@ -19,6 +19,8 @@ from .partition import check_count
 
 __all__ = ["Budgets"]
 
+_PIECE = 1 << 22  # entries looked at once
+
 
 def _numbers(data: Any, name: str) -> Tensor:
     """Return finite or infinite float64 numbers >= 0 on the CPU."""
@@ -61,6 +63,9 @@ class Budgets(Supports):
         What may be used of each resource; ``inf`` for no limit.
     lower, upper : sequence of int, length L, or int, optional
         Fewest and most kept weights of a layer.
+    grid : float, optional
+        A power of two of which gains are meant to be multiples (strict mode): then so is every sum, and where the gains
+        really are, bounds are rounded down to a multiple, which takes the rounding allowance away.
 
     Raises
     ------
@@ -107,6 +112,7 @@ class Budgets(Supports):
     limits: Any
     lower: Any = None
     upper: Any = None
+    grid: float | None = None
     on: Tensor | None = None
     off: Tensor | None = None
 
@@ -133,6 +139,8 @@ class Budgets(Supports):
             ("sizes", "costs", "limits", "lower", "upper"), (sizes, costs, limits, lower, upper), strict=True
         ):
             object.__setattr__(self, name, value)
+        if self.grid is not None and not (self.grid > 0 and math.frexp(self.grid)[0] == 0.5):
+            raise InvalidProblem(f"grid is {self.grid}; it must be a power of two, on which sums of floats are exact")
         self._check_minimum()
 
     def _check_minimum(self) -> None:
@@ -214,7 +222,7 @@ class Budgets(Supports):
         if plan.on is not None:
             mask = mask | plan.on.to(mask.device)
         witness = torch.from_numpy(np.concatenate([dual.lam, dual.theta, [dual.closed]]))
-        bound = dual_bound(plan, flat, dual)
+        bound = self._on_grid(dual_bound(plan, flat, dual), flat)
         value = math.inf if bound == math.inf else choice.value + fixed
         return Selection(mask.reshape(gain.shape), value, bound, witness)
 
@@ -233,7 +241,19 @@ class Budgets(Supports):
         if bool((lam < 0).any()) or closed < 0:
             raise CertificateError("the witness has a negative multiplier or a negative gap, which prove nothing")
         flat = self._flat(gain)
-        return dual_bound(self._plan, flat, Dual(lam, theta, closed)) if self._plan.feasible else -math.inf
+        if not self._plan.feasible:
+            return -math.inf
+        return self._on_grid(dual_bound(self._plan, flat, Dual(lam, theta, closed)), flat)
+
+    def _on_grid(self, bound: float, gain: Tensor) -> float:
+        """Round a bound down to a multiple of the grid when all gains are multiples: no sum lies between."""
+        if self.grid is None or not math.isfinite(bound) or not abs(bound) < 2.0**52 * self.grid:
+            return bound
+        for part in gain.split(_PIECE):
+            units = part.double() / self.grid  # exact: a power of two
+            if not bool((units == units.round()).all()):
+                return bound
+        return math.floor(bound / self.grid) * self.grid
 
     # ------------------------------------------------------------------------------------------ membership
 

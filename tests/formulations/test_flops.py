@@ -130,6 +130,19 @@ def test_precision_of_the_scores_is_kept() -> None:
     assert solution.value == pytest.approx(double.value, rel=1e-14)
 
 
+def test_strict_mode_leaves_no_allowance() -> None:
+    for p in (1_000, 10_000):
+        problem = flop_selection(r50(p), costs_of("resnet50"), nnz=0.2, flops=0.2, strict=True)
+        solution = solve(problem)
+        family, gain = problem.structure.supports, -problem.loss.cost
+        found = family.select(gain)
+        assert found.bound == found.value == math.fsum(gain[found.mask].tolist())
+        assert family.select_bound(gain, found.witness) == found.value
+        assert family.select_bound(gain + 1e-9, found.witness) > found.value  # not on the grid: no rounding down
+        assert solution.gap <= 2.0**-52  # the sign is changed and the difference rounded once
+        assert -solution.value == pytest.approx(-solve(instance(p)).value, rel=1e-11)
+
+
 def test_a_solution_survives_its_file(tmp_path: Any) -> None:
     problem = instance(1000)
     solution = solve(problem)

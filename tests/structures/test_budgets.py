@@ -383,6 +383,7 @@ def test_gains_that_are_no_numbers_are_refused(bad: float) -> None:
         (lambda: Budgets([3], [2], 3, lower=2), "budget is 3"),
         (lambda: Budgets([3], [2], 30, lower=4), "at least 4"),
         (lambda: Budgets([3], [2], 30, lower=2, upper=1), "at most 1"),
+        (lambda: Budgets([3], [1], 1, grid=0.3), "power of two"),
         (lambda: Budgets([3], [1], 1).check_shape((2, 2)), "has 4"),
         (lambda: Budgets([3], [1], 1).select(torch.ones(4)), "has 4"),
     ],
