@@ -119,12 +119,14 @@ class Sparse(Structure):
     def _best(self, linear: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Best value of each entry if kept, its decrease, and the size of the terms of the decrease."""
         positive = curvature > 0
-        free = torch.where(positive, -linear / torch.where(positive, curvature, 1.0), -linear.sign() * torch.inf)
-        free = torch.where((linear == 0) & ~positive, 0.0, free)
-        limits = self._limits(linear)
-        if limits is None:
-            half = 0.5 * linear * linear
-            decrease = torch.where(positive, half / torch.where(positive, curvature, 1.0), free.abs())
+        curved = bool(positive.all())
+        safe = curvature if curved else torch.where(positive, curvature, 1.0)
+        free = -linear / safe
+        if not curved:
+            free = torch.where(positive, free, torch.where(linear == 0, 0.0, -linear.sign() * torch.inf))
+        if (limits := self._limits(linear)) is None:
+            decrease = 0.5 * linear * linear / safe
+            decrease = decrease if curved else torch.where(positive, decrease, free.abs())
             return free, decrease, decrease
         best = torch.maximum(torch.minimum(free, limits[1]), limits[0])
         slope = torch.where(linear == 0, 0.0, linear * best)
@@ -133,16 +135,16 @@ class Sparse(Structure):
 
     def gain(self, model: Separable) -> Tensor:
         """Return the gain of keeping each entry, as computed (no rounding allowance)."""
-        curvature = model.curvature.expand(model.linear.shape)
-        return self._best(model.linear, curvature)[1] - self._price(model.linear)
+        return self._best(model.linear, model.curvature)[1] - self._price(model.linear)
 
     def gain_bound(self, model: Separable) -> Tensor:
         """Return gains rounded up: they bound the true gain for every linear term within ``linear_error``."""
-        curvature = model.curvature.expand(model.linear.shape)
-        shifts = (0.0,) if model.linear_error is None else (model.linear_error, -model.linear_error)
+        linear, error = model.linear, model.linear_error
+        if error is not None and self.box is None:  # then the decrease grows with the size of the slope
+            linear, error = linear.abs() + error, None
         bounds = []
-        for shift in shifts:
-            _, decrease, size = self._best(model.linear + shift, curvature)
+        for shifted in (linear,) if error is None else (linear + error, linear - error):
+            _, decrease, size = self._best(shifted, model.curvature)
             bounds.append(decrease + 8.0 * UNIT_ROUNDOFF * size)
         price = self._price(model.linear)
         upper = bounds[0] if len(bounds) == 1 else torch.maximum(bounds[0], bounds[1])
@@ -150,11 +152,9 @@ class Sparse(Structure):
 
     def argmin(self, model: Separable) -> Argmin:
         """See :meth:`Structure.argmin`."""
-        curvature = model.curvature.expand(model.linear.shape)
-        best, decrease, _ = self._best(model.linear, curvature)
+        best, decrease, _ = self._best(model.linear, model.curvature)
         selection = self.supports.select(decrease - self._price(model.linear))
-        point = torch.where(selection.mask, best, 0.0)
-        bound = self.argmin_bound(model, selection.witness)
+        point, bound = torch.where(selection.mask, best, 0.0), self.argmin_bound(model, selection.witness)
         return Argmin(point, model.constant - selection.value, bound, selection.witness)
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:
