@@ -65,6 +65,11 @@ def test_small_networks_against_enumeration(solver: Any) -> None:
         assert solver.solve(problem).value >= optimum - 1e-9 * loss.scale
 
 
+@pytest.mark.parametrize("solver", [m for m in METHODS if "Block" not in m.name], ids=lambda s: f"{s.name}")
+def test_the_protocol_is_kept(solver: Any) -> None:
+    mp.testing.check_solver(solver, network(0, True, [5, 4], nnz=5, flops=40))
+
+
 def test_the_surgeon_scores_are_those_of_the_dense_inverse() -> None:
     loss = network().loss
     assert isinstance(loss, mp.LowRank)
