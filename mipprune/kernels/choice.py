@@ -19,7 +19,7 @@ __all__ = ["Choice", "Dual", "Step", "TooWide", "minimise_dual"]
 
 Array = np.ndarray[Any, Any]
 
-_LARGEST = 1 << 22  # entries of a table over states and options
+_LARGEST = 1 << 20  # entries of a table over states and options
 _ROUNDOFF = 2.0**-53
 
 
@@ -67,7 +67,7 @@ class Choice:
         Raises
         ------
         TooWide
-            If some table would have more than 4 million entries.
+            If some table would have more than a million entries.
         """
         partners: dict[int, dict[int, Array]] = {v: {} for v in range(len(self.gains))}
         for a, b, table in self.pairs:
@@ -188,6 +188,10 @@ class Choice:
         total: Array = sum((self.costs[v][j] for v, j in enumerate(choice)), np.zeros_like(self.budgets))
         return sum((table[choice[a], choice[b]] for a, b, table in self.pairs), total)
 
+    def fits(self, choice: Array) -> bool:
+        """Tell whether a choice is within the budgets."""
+        return bool((self.cost(choice) <= self.budgets).all())
+
     def gain(self, choice: Array) -> float:
         """Return the gain of a choice."""
         return float(sum(gain[j] for gain, j in zip(self.gains, choice, strict=True)))
@@ -229,7 +233,7 @@ class _Search:
     def meet(self, choice: Array) -> tuple[float, Array]:
         """Return gain and cost of a choice, after taking it as the best one where it is."""
         gain, cost = self.model.gain(choice), self.model.cost(choice)
-        if bool((cost <= self.model.budgets).all()) and gain > self.value:
+        if gain > self.value and bool((cost <= self.model.budgets).all()):
             self.value, self.choice = gain, choice
         return gain, cost
 

@@ -171,7 +171,8 @@ def bound(model: Choice, multipliers: Array, level: float, limit: int) -> tuple[
         return dual, found.choice
     if found.choice is None:
         return (level if level > -math.inf else -math.inf), None
-    return min(dual, max(level, model.gain(found.choice) + 2.0 * model.rounding)), found.choice
+    # One rounding each: of what another choice gains, of what the best one is compared by, and of its gain here.
+    return min(dual, max(level, model.gain(found.choice) + 4.0 * model.rounding)), found.choice
 
 
 def maximise(model: Choice, limit: int) -> Best:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..core.arrays import accurate_sum, as_tensor, exact
 from ..core.structure import Selection, Supports, Witness
-from ..errors import CertificateError, InvalidProblem, SolverFailure, Unsupported
+from ..errors import CertificateError, InvalidProblem, SolverFailure
 from ..kernels import choice_search
-from ..kernels.choice import Choice, TooWide
+from ..kernels.choice import Choice
+from ..kernels.choice_loosening import loosened
 from ..kernels.whole_numbers import whole_numbers
 
 __all__ = ["MultipleChoice"]
@@ -57,7 +58,9 @@ class MultipleChoice(Supports):
     Lagrangian bounds do not exceed a level, and those that others dominate. The witness of a selection holds the
     multipliers and the level, float64 of shape (rows, resources + 1); the bound is proven by running the search again,
     in float64 with a stated rounding allowance. Where ``labels`` do not suffice, the bound is that of the multipliers
-    (level ``inf``).
+    (level ``inf``). Where layers are coupled so much that the tables over what is still coupled ahead would not fit,
+    costs of pairs are replaced by sums below (for the bound) and above (for the point); both stay valid, and a
+    mixed-integer solver may find better points.
 
     References
     ----------
@@ -142,15 +145,7 @@ class MultipleChoice(Supports):
         gains = [gain[start + part] for start, part in zip(self._starts, options)]
         tables = [table[part] for table, part in zip(costs, options)]
         pairs = [(a, b, t[np.ix_(options[a], options[b])]) for (a, b, _), t in zip(self.pairs, coupled)]
-        model = Choice(gains, tables, budgets, pairs)
-        try:
-            _ = model.steps
-        except TooWide as error:
-            raise Unsupported(
-                f"the layers are coupled too much for the search ({error}); take fewer options of each layer, or a "
-                "mixed-integer solver such as Highs() on the same problem"
-            ) from error
-        return model, options
+        return Choice(gains, tables, budgets, pairs), options
 
     def _mask(self, choice: Array, options: list[Array]) -> Tensor:
         mask = torch.zeros(self.size, dtype=torch.bool)
@@ -159,17 +154,17 @@ class MultipleChoice(Supports):
 
     def _completion(self, allowed: Array) -> Tensor | None:
         """Some member within the allowed options, or ``None`` when there is none."""
-        model, options = self._model(np.zeros(self.size), allowed)
-        if bool((model.least_costs()[0][:, 0] > model.budgets).any()):
+        whole, options = self._model(np.zeros(self.size), allowed)
+        below, model = loosened(whole, above=False), loosened(whole, above=True)
+        if bool((below.least_costs()[0][:, 0] > below.budgets).any()):
             return None
-        if len(model.budgets) == 1:
-            return self._mask(model.best(np.ones(1)), options)
         scale = 1.0 / np.maximum(model.budgets, 1.0)
         multipliers = np.vstack([np.diag(scale), scale[None]])
         found = choice_search.search(model, multipliers, -1e-300, self.labels, beam=True)
-        if found.choice is None and not found.complete:
+        if found.choice is None and not (found.complete and len(model.pairs) == len(whole.pairs)):
             raise SolverFailure(
-                f"whether the budgets can be met could not be decided with {self.labels} labels; raise labels=..."
+                f"whether the budgets can be met could not be decided with {self.labels} labels; raise labels=..., or "
+                "take fewer options of layers that are coupled with many others"
             )
         return None if found.choice is None else self._mask(found.choice, options)
 
@@ -204,15 +199,18 @@ class MultipleChoice(Supports):
         if isinstance(prepared, Tensor):
             return Selection(prepared.to(gain.device), math.inf, math.inf)
         model, options = self._model(*prepared)
-        best = choice_search.maximise(model, self.labels)
+        best = choice_search.maximise(loosened(model, above=False), self.labels)
         if best.choice is None and best.bound == -math.inf:
             return nothing
-        if best.choice is None:
+        choice = best.choice
+        if choice is None or not model.fits(choice):  # of costs that are too small
+            choice = choice_search.maximise(loosened(model, above=True), self.labels).choice
+        if choice is None:
             raise SolverFailure(
                 f"no choice within the budgets was found with {self.labels} labels, and none was ruled out; "
                 "raise labels=..., or loosen the budgets"
             )
-        mask = self._mask(best.choice, options)
+        mask = self._mask(choice, options)
         level = np.full((len(best.multipliers), 1), best.level)
         witness = torch.from_numpy(np.hstack([best.multipliers, level]))
         return Selection(mask.to(gain.device), accurate_sum(exact(gain)[mask])[0], best.bound, witness)
@@ -236,7 +234,8 @@ class MultipleChoice(Supports):
             return math.inf
         model, _ = self._model(*prepared)
         multipliers = np.ascontiguousarray(rows[:, :-1])
-        return choice_search.bound(model, multipliers, float(rows[0, -1]), self.labels)[0]
+        below = loosened(model, above=False)
+        return choice_search.bound(below, multipliers, float(rows[0, -1]), self.labels)[0]
 
     # ------------------------------------------------------------------------------------------ membership
 

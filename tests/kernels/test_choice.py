@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -72,6 +73,25 @@ def test_no_bound_is_below_the_optimum(seed: int, limit: int, size: float) -> No
     cramped = choice_search.maximise(model, limit)
     assert cramped.bound >= optimum
     assert cramped.choice is None or bool((model.cost(cramped.choice) <= model.budgets).all())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_hold_to_the_last_digit_for_many_layers(seed: int) -> None:
+    """At most k of n layers take their second option: the optimum is a sum of largest differences, without rounding."""
+    rng = np.random.default_rng(seed)
+    layers, resources = 150, 1 + seed % 3
+    spread = 10.0 ** rng.uniform(-6, 6, layers) if seed % 2 else np.ones(layers)
+    gains = [rng.standard_normal(2) * size for size in spread]
+    kept = int(rng.integers(1, layers))
+    costs = [np.array([[0.0] * resources, [1.0] * resources])] * layers
+    model = Choice(gains, costs, np.full(resources, float(kept)))
+    rises = sorted((Fraction(gain[1]) - Fraction(gain[0]) for gain in gains), reverse=True)
+    optimum = sum(Fraction(gain[0]) for gain in gains) + sum(rise for rise in rises[:kept] if rise > 0)
+    best = choice_search.maximise(model, PLENTY)
+    assert Fraction(best.bound) >= optimum
+    assert best.bound == pytest.approx(float(optimum), abs=1e-11 * model.gain_size)
+    for level in (best.level, best.bound - 1e-14 * abs(best.bound), -math.inf):
+        assert Fraction(choice_search.bound(model, best.multipliers, level, PLENTY)[0]) >= optimum
 
 
 def test_the_dual_is_the_linear_relaxation() -> None:

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from mipprune import CertificateError, InvalidProblem, SolverFailure, Unsupported
+import mipprune.kernels.choice as choice_module
+from mipprune import (
+    CertificateError,
+    Highs,
+    InvalidProblem,
+    Linear,
+    Masks,
+    Oracle,
+    Problem,
+    SolverFailure,
+)
 from mipprune.structures import MultipleChoice
 from mipprune.testing import check_supports, enumerate_masks
 
@@ -136,10 +146,43 @@ def test_an_infinite_gain_counts_only_where_a_member_has_it() -> None:
     assert found.value == 1.0 and found.bound == pytest.approx(1.0)
 
 
-def test_layers_coupled_beyond_any_table_name_the_way_out() -> None:
-    pairs = [(a, b, torch.ones(20, 20)) for a in range(8) for b in range(a)]
-    with pytest.raises(Unsupported, match="Highs"):
-        MultipleChoice([torch.zeros(20)] * 8, 1.0, pairs).select(torch.zeros(160))
+@pytest.mark.exact
+def test_layers_coupled_beyond_any_table_keep_valid_bounds_and_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_module, "_LARGEST", 5000)
+    rng = np.random.default_rng(0)
+    width = torch.arange(1, 21)
+    pairs = [(a, b, torch.outer(width, width)) for a in range(7) for b in range(a)]
+    family = MultipleChoice([torch.zeros(20)] * 7, 0.3 * 21 * 400, pairs)
+    gain = torch.from_numpy(np.sort(rng.random((7, 20)), axis=1)).reshape(-1)
+    found = family.select(gain)
+    assert family.contains(found.mask) and found.bound >= found.value
+    assert family.select_bound(gain, found.witness) == found.bound
+    for _ in range(300):  # no member that is drawn is worth more than the bound
+        mask = torch.zeros(7, 20, dtype=torch.bool)
+        mask[torch.arange(7), torch.from_numpy(rng.integers(0, 20, 7))] = True
+        assert not family.contains(mask.reshape(-1)) or float(gain[mask.reshape(-1)].sum()) <= found.bound
+    small = MultipleChoice(
+        [torch.zeros(6)] * 4, 40.0, [(a, b, torch.outer(width[:6], width[:6])) for a, b, _ in pairs[:6]]
+    )
+    problem = Problem(Linear(-gain.reshape(7, 20)[:4, :6].reshape(-1)), Masks(small))
+    assert Highs().solve(problem).value == pytest.approx(Oracle().solve(problem).value, rel=1e-9)
+
+
+def test_loosened_costs_bracket_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_module, "_LARGEST", 5)  # everything is too wide
+    for seed in range(4):
+        family = coupled(seed, 1 + seed % 2)
+        members = members_of(family)
+        for trial in range(20):
+            gain = torch.from_numpy(np.random.default_rng(trial).standard_normal(8))
+            best = float((members.double() @ gain).max()) if len(members) else -math.inf
+            try:
+                found = family.select(gain)
+            except SolverFailure as error:
+                assert "none was ruled out" in str(error)
+                continue
+            assert found.bound >= best
+            assert found.bound == -math.inf or (family.contains(found.mask) and found.value <= best + 1e-12)
 
 
 def test_what_follows_from_a_fixing() -> None:
