@@ -39,7 +39,9 @@ def optimum(problem: Problem) -> float:
     design, response = exact(loss.design).numpy(), exact(loss.response).numpy()
     size = design.shape[1]
     ridge = exact(loss.ridge).numpy()
-    lower, upper = (exact(torch.as_tensor(s)).expand(size).numpy() for s in structure.box or (-np.inf, np.inf))
+    lower, upper = (
+        torch.as_tensor(s, dtype=torch.float64).cpu().expand(size).numpy() for s in structure.box or (-np.inf, np.inf)
+    )
     best = problem.value(torch.zeros(size))
     for count in range(1, (structure.supports.largest_count(size) or size) + 1):
         for kept in itertools.combinations(range(size), count):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ...core.adapters import Sparse
-from ...core.arrays import exact
 from ...core.problem import Problem
 from ...kernels.gram_rows import GramRows
 from ...losses.least_squares import LeastSquares
@@ -62,7 +61,7 @@ class RegressionBound:
         assert most is not None
 
         def spread(value: Any) -> Array:
-            return np.array(exact(torch.as_tensor(value)).expand(size).numpy())
+            return np.array(torch.as_tensor(value, dtype=torch.float64).cpu().expand(size).numpy())
 
         lower, upper = structure.box or (-math.inf, math.inf)
         return cls(
@@ -75,10 +74,15 @@ class RegressionBound:
         structure, loss = problem.structure, problem.loss
         if not isinstance(structure, Sparse) or not isinstance(loss, LeastSquares):
             return False
-        sides = [exact(torch.as_tensor(side)).expand(problem.size) for side in structure.box or (-math.inf, math.inf)]
+        sides = [
+            torch.as_tensor(side, dtype=torch.float64).cpu().expand(problem.size)
+            for side in structure.box or (-math.inf, math.inf)
+        ]
         finite = torch.isfinite(sides[0]) & torch.isfinite(sides[1])
         spans_zero = bool((sides[0] <= 0).all() and (sides[1] >= 0).all())
-        return spans_zero and bool((finite | (exact(torch.as_tensor(loss.ridge)).expand(problem.size) > 0)).all())
+        return spans_zero and bool(
+            (finite | (torch.as_tensor(loss.ridge, dtype=torch.float64).cpu().expand(problem.size) > 0)).all()
+        )
 
     @cached_property
     def _seen(self) -> set[tuple[bytes, bool]]:
@@ -94,7 +98,7 @@ class RegressionBound:
     @cached_property
     def ridge(self) -> Array:
         """Curvature of the ridge."""
-        return np.array(exact(torch.as_tensor(self.loss.ridge)).numpy())
+        return np.array(torch.as_tensor(self.loss.ridge, dtype=torch.float64).cpu().numpy())
 
     @cached_property
     def pull(self) -> Array:

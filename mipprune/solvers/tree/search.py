@@ -100,8 +100,6 @@ class Search:
         """
         reported = -math.inf
         while self.heap:
-            if time.perf_counter() >= until:
-                return None
             if self.heap[0][0] >= self.cutoff:
                 return Stop.GAP
             reason = self._due()
@@ -114,6 +112,8 @@ class Search:
             if self.value < before or self.evaluated % 50 == 0 or self.evaluated == 1:
                 reported = max(reported, min(self.bound, self.value))
                 self.watch.report(self.value, reported if math.isfinite(reported) else None)
+            if time.perf_counter() >= until and self.heap:
+                return None
         return Stop.GAP if self.closed >= self.cutoff else Stop.NUMERICAL
 
     def _due(self) -> Stop | None:
