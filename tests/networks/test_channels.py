@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipprune as mp
+from benchmarks.flop_selection import channels as benchmark
 from benchmarks.networks.vision import ResNet20
 from mipprune.formulations.channels import CoupledLayer, channel_widths, width_options
 from mipprune.networks.channels import channel_graph, masked, prune_channels, shrink
@@ -329,3 +332,12 @@ def test_a_table_over_several_units_is_refused() -> None:
         channel_widths([torch.ones(2)], [CoupledLayer((1.0,), {3: 1})], 1.0)
     with pytest.raises(mp.InvalidProblem, match="before any channel"):
         channel_widths([torch.ones(2)], [CoupledLayer((1.0,), {}, {}, 5, 5)], 1.0)
+
+
+def test_the_benchmark_records_a_proven_chain(tmp_path: Path) -> None:
+    words = ["--parts", "chain", "--methods", "mp.solve", "--multiples", "64", "32", "--out", str(tmp_path)]
+    (record,) = benchmark.main(words)
+    stored = json.loads((tmp_path / "channels_chain.json").read_text())
+    assert [result["proof"] for result in stored["results"]] == ["checked", "checked"]
+    assert record.results[1]["value"] <= record.results[0]["value"]  # a finer grid holds the coarser one
+    assert record.results[1]["bound"] == pytest.approx(record.results[1]["value"], rel=1e-12)
