@@ -82,7 +82,7 @@ def maximise_dual(
     dual : Dual
         As returned by :func:`view`.
     begin : Tensor, shape of the problem
-        The first mask is that of the oracle at its dual vector.
+        Where to start. If it is in S, its mask is the first one; else the first is the oracle's at its dual vector.
     bundle : Bundle, optional
         An earlier run to go on from.
     iterations : int
@@ -106,6 +106,9 @@ def maximise_dual(
     structure = problem.structure
     assert isinstance(structure, Sparse)
     bundle = Bundle() if bundle is None else bundle
+    if bundle.point is None and not bundle.pieces and structure.violation(begin) == 0:
+        mask = structure.mask_of(begin)
+        _add(bundle, dual, mask, structure.price(mask.to(begin)))
     target = dual.of(begin) if bundle.point is None else bundle.point
     for _ in range(iterations):
         if bundle.pieces:
@@ -117,7 +120,9 @@ def maximise_dual(
             )
             bundle.mixture, bundle.ceiling = peak.shares, min(bundle.ceiling, peak.value)
             left = bundle.ceiling - bundle.bound
-            if left <= max(_FLAT * abs(bundle.ceiling), _IDLE * (bundle.value - bundle.bound)):
+            if bundle.point is not None and left <= max(
+                _FLAT * abs(bundle.ceiling), _IDLE * (bundle.value - bundle.bound)
+            ):
                 break
             target = peak.point if bundle.point is None else 0.5 * (bundle.point + peak.point)
         model = dual.model(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..core.arrays import as_tensor, working_dtype
 from ..core.certificate import Certificate, Tangent
 from ..core.loss import Loss
 from ..core.problem import Problem
-from ..core.solution import Solution, Stop
+from ..core.solution import Solution, Status, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from .bundle import Bundle, maximise_dual, view
@@ -87,7 +87,7 @@ class DualBundle:
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
-        """See :meth:`Solver.solve`; the first dual vector is that of the start, whether it is in S or not."""
+        """See :meth:`Solver.solve`; a start in S is the first candidate, any other gives the first dual vector."""
         accept(self, problem)
         watch = Watch(budget, progress)
         work = problem.to(dtype=working_dtype(problem.size, self.dtype))
@@ -121,7 +121,7 @@ class DualBundle:
         if bundle.point is not None:
             certificate, bound = Tangent.bounded(problem, dual.point(bundle.point))
         stats = watch.stats(iterations=bundle.iterations, oracle_calls=bundle.iterations, device=str(split.device))
-        return Solution.of(
+        solution = Solution.of(
             problem,
             point,
             stop=stop,
@@ -132,3 +132,6 @@ class DualBundle:
             solver=self.name,
             infeasible=bound == float("inf"),
         )
+        if stop is Stop.GAP and solution.status is not Status.OPTIMAL:  # closed in working precision only
+            solution = replace(solution, stop=Stop.CONVERGED)
+        return solution

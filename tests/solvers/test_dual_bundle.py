@@ -135,6 +135,22 @@ def test_an_empty_family_is_infeasible() -> None:
     assert mp.DualBundle().solve(problem).status is Status.INFEASIBLE
 
 
+def test_a_good_start_is_never_lost() -> None:
+    problem = mp.Problem(large(p=3000, n=24, seed=4), mp.Sparse(mp.Cardinality(300)))
+    best = mp.DualBundle(iterations=40).solve(problem, budget=mp.Budget(gap=0.0))
+    again = mp.DualBundle(iterations=1).solve(problem, start=best.point, budget=mp.Budget(gap=0.0))
+    assert again.value <= best.value * (1 + 1e-9)
+    outside = mp.DualBundle(iterations=5).solve(problem, start=torch.ones(3000))
+    assert problem.violation(outside.point) == 0
+
+
+def test_a_gap_closed_in_float32_alone_is_not_called_closed() -> None:
+    problem = mp.Problem(large(ridge=30.0), mp.Sparse(mp.Cardinality(1000)))
+    for gap in (1e-6, 1e-9, 1e-12):
+        solution = mp.DualBundle(dtype=torch.float32).solve(problem, budget=mp.Budget(gap=gap))
+        assert (solution.stop is Stop.GAP) <= (solution.status is Status.OPTIMAL)
+
+
 def test_choosing_asks_other_losses_for_nothing_dear(monkeypatch: pytest.MonkeyPatch) -> None:
     def dear(*_: object) -> None:
         raise AssertionError("the split of a layer was computed to choose a solver")
