@@ -6,6 +6,7 @@ from .allocation import allocation
 from .channels import CoupledLayer, channel_widths, width_options
 from .flops import flop_selection, lamp_scores
 from .graphs import covariance_of, graphical_model, likelihood_refit
+from .layers import layer_pruning
 from .layerwise import layerwise
 from .masks import transposable_mask
 from .network import network_pruning
@@ -22,6 +23,7 @@ __all__ = [
     "flop_selection",
     "graphical_model",
     "lamp_scores",
+    "layer_pruning",
     "layerwise",
     "likelihood_refit",
     "most_frequent",

@@ -12,6 +12,7 @@ from .discrete_first_order import DiscreteFirstOrder
 from .dual_bundle import DualBundle
 from .edge_descent import EdgeDescent
 from .highs import Highs
+from .layer_descent import LayerDescent
 from .local_search import LocalSearch
 from .mask_baselines import (
     BiNMMask,
@@ -51,6 +52,7 @@ __all__ = [
     "GreedyBudget",
     "GreedyMask",
     "Highs",
+    "LayerDescent",
     "LocalSearch",
     "Magnitude",
     "Oracle",
@@ -90,6 +92,7 @@ ALL = (
     GreedyBudget,
     GreedyMask,
     Highs,
+    LayerDescent,
     LocalSearch,
     Magnitude,
     Oracle,

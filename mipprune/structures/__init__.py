@@ -9,6 +9,7 @@ from .cardinality import Cardinality, PerRow
 from .groups import Groups
 from .multiple_choice import MultipleChoice
 from .n_of_m import NofM
+from .rooted import Rooted
 from .stable import Stable
 from .transposable import TransposableNofM
 
@@ -21,9 +22,22 @@ __all__ = [
     "MultipleChoice",
     "NofM",
     "PerRow",
+    "Rooted",
     "Stable",
     "TransposableNofM",
 ]
 
-ALL = (Antichain, AnySupport, Budgets, Cardinality, Groups, MultipleChoice, NofM, PerRow, Stable, TransposableNofM)
+ALL = (
+    Antichain,
+    AnySupport,
+    Budgets,
+    Cardinality,
+    Groups,
+    MultipleChoice,
+    NofM,
+    PerRow,
+    Rooted,
+    Stable,
+    TransposableNofM,
+)
 """Every family of the package, so that tests run over all of them."""
