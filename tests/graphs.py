@@ -83,7 +83,7 @@ def enumerate_values(instance: Instance) -> Array:
         places = places_of(flat, loss.nodes, None, Shift.none(loss.nodes), penalties)
         value, theta = np.zeros(2 * len(flat)), 1.0 / loss.matrix.diagonal()
         kept = np.ones(len(value), dtype=bool)
-        descend(loss.matrix, *places[:3], value, theta, places.shift, kept, *places.penalties, False, 1e-13, 3000)
+        descend(loss.matrix, *places[:3], value, theta, places.shift, kept, *places.penalties, False, 1e-14, 30_000)
         point = torch.zeros(size, dtype=torch.float64)
         point[flat[places.pair]] = torch.tensor(value)
         out[number] = loss.value(point) + instance.price[mask].sum()

@@ -90,7 +90,8 @@ def descend(  # type: ignore[no-untyped-def]
     relaxed : bool
         Convex envelopes of the penalties, or the penalties themselves.
     tolerance : float
-        Largest change of an entry (absolute) and of the diagonal (relative) at which to stop.
+        Largest change of an entry, in units of the geometric mean of its two diagonal entries, and of the diagonal,
+        relative, at which to stop.
     sweeps : int
 
     Returns
@@ -125,7 +126,7 @@ def descend(  # type: ignore[no-untyped-def]
                 else:
                     new, _ = sparse_minimiser(a, b, price[pos], bend, lower[pos], upper[pos])
                 if new != old:
-                    change = max(change, abs(new - old))
+                    change = max(change, abs(new - old) / np.sqrt(theta[i] * theta[j]))
                     value[pos] = new
                     value[back] = new
         change = max(

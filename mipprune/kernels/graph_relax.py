@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .graph_appraisal import Penalties, Shift, places_of
+from .graph_appraisal import Penalties, Shift, diagonal_guess, places_of
 
 __all__ = ["relax_graph"]
 
 Array = np.ndarray[Any, Any]
 
 _CHUNK = 25  # sweeps between looks at the clock
-_SWEEPS = 1000
 _ROUNDS = 50
 _ALL = 48  # nodes up to which every pair takes part from the start
 
@@ -28,6 +27,7 @@ def relax_graph(
     start: tuple[Array, Array],
     tolerance: float,
     go_on: Callable[[], bool] = lambda: True,
+    sweeps: int = 1000,
 ) -> tuple[Array, Array, Array]:
     """Return the pairs of the solution (ascending flat indices, zeros possible), their values, and the diagonal.
 
@@ -42,6 +42,8 @@ def relax_graph(
         Largest change in a sweep at which descent on a pattern stops.
     go_on : callable
         ``False`` ends the work with what is there.
+    sweeps : int
+        On one pattern, at most.
     """
     from .graph_descent import descend
     from .graph_scan import violated_pairs
@@ -59,12 +61,12 @@ def relax_graph(
     )
     first = np.zeros(len(flat))
     first[np.searchsorted(flat, entries)] = values
-    theta = 1.0 / matrix.diagonal()
+    theta = diagonal_guess(matrix, flat, first, shift, penalties)
     for _ in range(_ROUNDS):
         places = places_of(flat, p, state, shift, penalties)
         value = first[places.pair]
         done, change = 0, math.inf
-        while done < _SWEEPS and change > tolerance and go_on():
+        while done < sweeps and change > tolerance and go_on():
             swept, change = descend(
                 matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, True, tolerance, _CHUNK
             )

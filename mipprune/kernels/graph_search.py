@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .graph_appraisal import Penalties, Shift, places_of
+from .graph_appraisal import Penalties, Shift, diagonal_guess, places_of
 
 __all__ = ["improve"]
 
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
 
-_TOLERANCE = 1e-6
-_SWEEPS = 100
-_ROUNDS = 200
+_FINE = 1e-9
+_SWEEPS = 200
 
 
 def improve(
@@ -52,13 +51,14 @@ def improve(
     p = len(matrix)
     flat, values = np.asarray(start[0], dtype=np.int64), np.asarray(start[1], dtype=np.float64)
     values = np.clip(values, *(penalties.at(flat)[2:]))
-    theta = 1.0 / matrix.diagonal()
+    theta = diagonal_guess(matrix, flat, values, Shift.none(p), penalties)  # without a shift it is the exact one
     for round_ in range(swaps + 1):
         places = places_of(flat, p, None, Shift.none(p), penalties)
         value = values[places.pair]
-        descend(
-            matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, False, _TOLERANCE, _SWEEPS
-        )
+        if round_ == 0:  # first the best point on the whole start, so that no pair is dropped for a poor value
+            every = np.ones(len(value), dtype=bool)
+            descend(matrix, *places[:3], value, theta, places.shift, every, *places.penalties, False, _FINE, _SWEEPS)
+        descend(matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, False, _FINE, _SWEEPS)
         values[places.pair] = value
         inside = values != 0.0
         flat, values = flat[inside], values[inside]

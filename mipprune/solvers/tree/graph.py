@@ -17,7 +17,7 @@ from ...core.problem import Problem
 from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise
 from ...kernels.graph_relax import relax_graph
 from ...kernels.graph_search import improve
-from ...kernels.graph_shift import best_shift, shift_weights
+from ...kernels.graph_shift import best_shift, shares_of, shift_weights
 from ...kernels.pairs import split_pairs
 from ...losses.pseudo_likelihood import PseudoLikelihood
 from .strategy import Array, Node, Point, Relaxed
@@ -131,12 +131,11 @@ class GraphBound:
         size = len(self.price)
         primal, shares = np.zeros(size), np.where(node.fixed > 0, 1.0, 0.0)
         primal[entries] = values
-        bend = self._bends(entries, shift, theta)
         free = node.fixed[entries] == 0
-        box = np.where(values > 0, self.upper[entries], -self.lower[entries])
-        with np.errstate(divide="ignore"):
-            full = np.minimum(np.sqrt(self.price[entries] / bend), box)
-        shares[entries[free]] = np.minimum(np.abs(values[free]) / full[free], 1.0)
+        share = shares_of(
+            values, self.price[entries], self._bends(entries, shift, theta), self.lower[entries], self.upper[entries]
+        )
+        shares[entries[free]] = share[free]
         grown_on, grown_off = found.if_on - found.bound, found.if_off - found.bound
         gains = np.where(grown_off > grown_on, grown_off, -grown_on)
         return Relaxed(
@@ -151,8 +150,12 @@ class GraphBound:
         self, node: Node, shift: Shift, start: Point, accuracy: float, stop: Callable[[], bool]
     ) -> tuple[Array, Array, Array]:
         """Return the pairs of the relaxation's solution, ascending, its values and its diagonal."""
-        tolerance = max(1e-10, 1e-2 * math.sqrt(accuracy) / self.loss.nodes)
-        return relax_graph(self.loss.matrix, node.fixed, shift, self.penalties, start, tolerance, lambda: not stop())
+        tolerance, sweeps = max(1e-10, 1e-2 * math.sqrt(accuracy) / self.loss.nodes), 1000
+        if not (node.fixed == 0).any():  # one support is left: its bound is its value, if only the point is accurate
+            tolerance, sweeps = 1e-14, 20_000
+        return relax_graph(
+            self.loss.matrix, node.fixed, shift, self.penalties, start, tolerance, lambda: not stop(), sweeps
+        )
 
     def _bends(self, flat: Array, shift: Shift, theta: Array) -> Array:
         """Curvature of the penalties with the shift, at the diagonal at hand."""
@@ -214,9 +217,9 @@ class GraphBound:
 
     def incumbents(self, node: Node, relaxed: Relaxed, effort: int) -> list[tuple[float, Point]]:
         """See :class:`NodeBound`."""
-        support = np.flatnonzero(relaxed.primal)
-        starts = [support] if effort else []
-        starts.append(np.flatnonzero(relaxed.shares > _FEW))
+        starts = [np.flatnonzero((relaxed.shares > _FEW) | (node.fixed > 0))]
+        if effort:
+            starts.append(np.flatnonzero(relaxed.primal))
         if effort == 2:
             starts.append(np.zeros(0, dtype=np.int64))
         return [self._improved((entries, relaxed.primal[entries]), 10 if effort else 0) for entries in starts]
