@@ -57,7 +57,10 @@ def maximise_least(hessians: Tensor, linears: Tensor, constants: Tensor, shares:
 
     def mixed(weights: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
         theta = torch.from_numpy(weights).to(hessians)
-        factor = torch.linalg.cholesky(torch.einsum("k,kij->ij", theta, hessians))
+        bend = torch.einsum("k,kij->ij", theta, hessians)
+        factor, failed = torch.linalg.cholesky_ex(bend)
+        if int(failed):  # positive definite but for rounding
+            factor = torch.linalg.cholesky(bend + 1e-10 * torch.diag(bend.diagonal().abs().max().expand(len(bend))))
         point = torch.cholesky_solve((theta @ linears).unsqueeze(1), factor).squeeze(1)
         return point, linears @ point + constants - 0.5 * torch.einsum("i,kij,j->k", point, hessians, point)
 

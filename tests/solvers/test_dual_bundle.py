@@ -135,6 +135,25 @@ def test_an_empty_family_is_infeasible() -> None:
     assert mp.DualBundle().solve(problem).status is Status.INFEASIBLE
 
 
+@pytest.mark.parametrize(("size", "ridge"), [(1e6, 1e-8), (1e-6, 1e3), (1e2, 1e-12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_scales(size: float, ridge: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (size * torch.randn(8, 400, generator=generator, dtype=torch.float64)).to(dtype)
+    center = torch.randn(400, generator=generator, dtype=torch.float64).to(dtype)
+    problem = mp.Problem(mp.LowRank(x, center, ridge), mp.Sparse(mp.Cardinality(60)))
+    solution = mp.DualBundle(iterations=25).solve(problem)
+    assert solution.gap is not None and solution.gap < 0.1
+    mp.check(problem, solution)
+
+
+def test_a_master_that_is_singular_but_for_rounding_is_solved() -> None:
+    flat = torch.tensor([[[1.0, 1.0], [1.0, 1.0 - 1e-15]]], dtype=torch.float64).repeat(2, 1, 1)
+    slopes = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    peak = maximise_least(flat, slopes, torch.zeros(2, dtype=torch.float64))
+    assert peak.value == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_good_start_is_never_lost() -> None:
     problem = mp.Problem(large(p=3000, n=24, seed=4), mp.Sparse(mp.Cardinality(300)))
     best = mp.DualBundle(iterations=40).solve(problem, budget=mp.Budget(gap=0.0))
