@@ -140,7 +140,7 @@ NETWORK_NOTES = (
     "channels in every unit, the largest that fits. Magnitude: a channel's share of the squared weights of the layers "
     "it goes through; Taylor: the squared first-order change of the loss when it vanishes (arXiv 1906.10771), mean "
     "over batches of 8 calibration images. Scores are sums over single channels; how well they predict the joint loss "
-    "is what the accuracies show.",
+    "is what the accuracies show. Times come from a machine shared with other work.",
 )
 
 

@@ -33,14 +33,12 @@ COLUMNS = (
     ("table_error", "sum of relative errors in the tables", ".4f"),
     ("accuracy", "accuracy", ".2%"),
     ("accuracy_recalibrated", "accuracy, batch norm recalibrated", ".2%"),
-    ("seconds", "s", ".1f"),
 )
 NOTES = (
     "Tables: every layer pruned at 17 densities on the inputs of the dense network; errors are squared and relative to "
     "the dense outputs of the layer, or as they are. The choice of densities is proven best for its tables and its "
     "budget (weights kept, or FLOPs of the weights kept, of the layers that are pruned). Then the network is pruned "
-    "layer by layer, each on the activations of the network as pruned so far; nothing is trained. `s` is without the "
-    "tables.",
+    "layer by layer, each on the activations of the network as pruned so far; nothing is trained.",
 )
 
 
