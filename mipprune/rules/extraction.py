@@ -103,6 +103,9 @@ def extract_rules(
     X = np.asarray(X, dtype=np.float64)
     if X.ndim != 2 or len(X) == 0:
         raise InvalidProblem(f"X has shape {X.shape}; at least one sample (n, features) is needed")
+    expected = getattr(ensemble, "n_features_in_", X.shape[1])
+    if X.shape[1] != expected:
+        raise InvalidProblem(f"X has {X.shape[1]} features, the ensemble was fitted on {expected}")
     trees = read_trees(ensemble)
     incomplete = np.isnan(X).any(axis=0)
     found: list[_Node] = []

@@ -101,7 +101,8 @@ def read_trees(ensemble: Any) -> list[TreeArrays]:
     if hasattr(ensemble, "estimators_"):
         found = list(np.ravel(np.asarray(ensemble.estimators_, dtype=object)))
         if all(hasattr(tree, "tree_") for tree in found):
-            return [_sklearn_tree(tree) for tree in found]
+            seen = getattr(ensemble, "estimators_features_", None)  # bagging: each tree has features of its own
+            return [_sklearn_tree(tree, None if seen is None else seen[t]) for t, tree in enumerate(found)]
     if hasattr(ensemble, "fit") and (hasattr(ensemble, "n_estimators") or hasattr(ensemble, "max_depth")):
         raise InvalidProblem(f"{name} is not fitted; call fit before its rules are read")
     raise Unsupported(
@@ -110,7 +111,7 @@ def read_trees(ensemble: Any) -> list[TreeArrays]:
     )
 
 
-def _sklearn_tree(model: Any) -> TreeArrays:
+def _sklearn_tree(model: Any, features: Any = None) -> TreeArrays:
     tree = model.tree_
     value = tree.value[:, 0, :]
     if value.shape[1] == 2:  # classification: shares of the classes (counts in old versions)
@@ -121,9 +122,10 @@ def _sklearn_tree(model: Any) -> TreeArrays:
         value = np.full(len(value), np.nan)
     nodes = tree.__getstate__()["nodes"]
     leaf = tree.children_left < 0
+    number = tree.feature if features is None else np.asarray(features)[np.maximum(tree.feature, 0)]
     missing = nodes["missing_go_to_left"] != 0 if "missing_go_to_left" in nodes.dtype.names else np.zeros(len(leaf))
     return TreeArrays(
-        feature=np.where(leaf, -1, tree.feature).astype(np.int64),
+        feature=np.where(leaf, -1, number).astype(np.int64),
         threshold=single_precision(tree.threshold),
         missing_left=missing.astype(bool),
         left=tree.children_left.astype(np.int64),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import (
+    BaggingRegressor,
     ExtraTreesRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -117,6 +118,12 @@ def test_lightgbm(missing: float) -> None:
     model = lightgbm.LGBMRegressor(n_estimators=7, max_depth=3, min_child_samples=5, verbose=-1).fit(X, y)
     hard = near_thresholds(read_trees(model), X, np.random.default_rng(1))
     assert leaf_sum(model, X, hard) == pytest.approx(model.predict(hard), abs=1e-9)
+
+
+def test_bagged_trees_see_features_of_their_own() -> None:
+    X, y = data()
+    model = BaggingRegressor(DecisionTreeRegressor(max_depth=3), 9, max_features=0.5, random_state=0).fit(X, y)
+    assert leaf_sum(model, X, X) / 9 == pytest.approx(model.predict(X), abs=1e-12)
 
 
 def test_parents_are_nearest_ancestors_and_survive_selection() -> None:
