@@ -6,6 +6,7 @@ exact; a Lagrange multiplier on the weight removes almost all items beforehand.
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ Array = np.ndarray[Any, Any]
 
 _UNIT = 2.0**-53
 _CELLS = 64 << 20  # of the table of decisions; beyond it the program would not fit into memory
+_MANY = 1 << 20  # cells from which looking for dominated items pays
 
 
 def largest_sum(gain: Array, weight: Array, count: int, least: int) -> Array | None:
@@ -120,9 +122,33 @@ def _losses(reduced: Array, order: Array, count: int) -> Array:
     return loss
 
 
+def _undominated(gain: Array, weight: Array, count: int) -> Array:
+    """The items that fewer than ``count`` others match in gain and weight; some best choice holds no other."""
+    largest: list[float] = []
+    kept = []
+    for item in np.lexsort((-gain, -weight)).tolist() if count else ():
+        if len(largest) < count:
+            heapq.heappush(largest, gain[item])
+        elif gain[item] > largest[0]:
+            heapq.heapreplace(largest, gain[item])
+        else:
+            continue
+        kept.append(item)
+    return np.array(sorted(kept), dtype=np.int64)
+
+
 def _program(gain: Array, weight: Array, count: int, least: int) -> Array | None:
     """The best items by dynamic programming over (how many may still be taken, how much weight is still needed)."""
     need = max(least, 0)
+    if len(gain) * (count + 1) * (need + 1) > _MANY:
+        useful = _undominated(gain, weight, count)
+        if len(useful) < len(gain):
+            best = _program(gain[useful], weight[useful], count, least)
+            if best is None:
+                return None
+            chosen = np.zeros(len(gain), dtype=bool)
+            chosen[useful[best]] = True
+            return chosen
     if len(gain) * (count + 1) * (need + 1) > _CELLS:
         raise MemoryError(
             f"{len(gain)} items, {count} to choose, a least weight of {need}: the table of the exact selection would "

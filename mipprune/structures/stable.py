@@ -94,12 +94,11 @@ class Stable(Supports):
             if self.violation(mask) == 0:
                 return Selection(self.cover(mask).to(gain.device), torch.inf, torch.inf)
         free = free & torch.isfinite(gain64)
-        found = largest_sum(
-            gain64[free].numpy(),
-            self.frequencies[free].numpy(),
-            self.count - int(on.sum()),
-            self.least - int(self.frequencies[on].sum()),
-        )
+        room, missing = self.count - int(on.sum()), self.least - int(self.frequencies[on].sum())
+        try:
+            found = largest_sum(gain64[free].numpy(), self.frequencies[free].numpy(), room, missing)
+        except MemoryError as error:
+            raise InvalidProblem(str(error)) from error
         if found is None:
             return Selection(on.to(gain.device), -torch.inf, -torch.inf)
         mask = on.clone()

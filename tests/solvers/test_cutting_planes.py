@@ -170,14 +170,15 @@ def test_the_contract_of_a_solver(master: str, family: str) -> None:
     check_solver(CuttingPlanes(master), problem, optimum=optimum)
 
 
-@settings(max_examples=12)
+@settings(max_examples=16)
 @given(
     seed=st.integers(0, 1000),
     gamma=st.sampled_from([0.003, 0.1, 10.0]),
     kind=st.sampled_from(["rules", "duplicated", "dense", "empty", "silent"]),
     least=st.integers(0, 22),
+    master=st.sampled_from(["highs", "own"]),
 )
-def test_bounds_are_never_above_the_optimum(seed: int, gamma: float, kind: str, least: int) -> None:
+def test_bounds_are_never_above_the_optimum(seed: int, gamma: float, kind: str, least: int, master: str) -> None:
     design, response = columns(18, 8, seed, kind=kind)
     problem = Problem(
         LeastSquares(design, response, 1 / gamma), Sparse(Stable(3, torch.arange(8, 0, -1), min(least, 21)))
@@ -185,7 +186,7 @@ def test_bounds_are_never_above_the_optimum(seed: int, gamma: float, kind: str, 
     optimum, _ = enumerate_optimum(problem)
     slack = 1e-12 * problem.loss.scale
     for budget in (mp.Budget(gap=0.05), mp.Budget(gap=1e-7, iterations=1, nodes=1)):
-        run = CuttingPlanes().run(problem, budget=budget)
+        run = CuttingPlanes(master).run(problem, budget=budget)
         assert run.proven <= optimum + slack
         assert run.claimed is None or run.claimed <= optimum + 1e-6 * abs(optimum) + slack
         assert run.solution.value >= optimum - slack
