@@ -139,42 +139,45 @@ class TreeDescent:
         if is_empty(problem):
             return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
         descent = Descent(problem, self.sweeps, self.tolerance, self.order == "greedy")
+        first = torch.zeros(problem.shape, dtype=torch.float64) if start is None else start
+        descent.offer(first if problem.violation(first) == 0 else problem.repair(first))
         if start is not None:
-            descent.begin(start if problem.violation(start) == 0 else problem.repair(start))
-        best, sweeps = problem.repair(torch.zeros(problem.shape, dtype=torch.float64)), 0
-        stop = Stop.CONVERGED
+            descent.begin(descent.best)
         try:
-            best, sweeps, stop = self._solve(problem, descent, best, watch)
+            stop = self._solve(problem, descent, watch)
         except KeyboardInterrupt:
             stop = Stop.USER
-            best = descent.better(best)
+            descent.offer(descent.point())
         return Solution.of(
             problem,
-            best,
+            descent.best,
             stop=stop,
             tolerance=budget.gap,
-            stats=watch.stats(iterations=sweeps, device="cpu"),
+            stats=watch.stats(iterations=descent.done, device="cpu"),
             solver=self.name,
         )
 
-    def _solve(self, problem: Problem, descent: Descent, best: Tensor, watch: Watch) -> tuple[Tensor, int, Stop]:
+    def _solve(self, problem: Problem, descent: Descent, watch: Watch) -> Stop:
         if descent.count is None:
             stop = descent.run(0.0, watch)
-            best = descent.better(best)
-            watch.report(problem.value(best), None)
-            return best, descent.done, stop or Stop.CONVERGED
-        stop, best = descent.within_budget(best, watch)
-        watch.report(problem.value(best), None)
-        if self.polish and stop is None and RuleSwaps().rejects(problem) is None:
-            for start in (best, None):
-                left = replace(
-                    watch.budget, seconds=None if watch.budget.seconds is None else max(watch.remaining, 1e-3)
-                )
-                ended = RuleSwaps().solve(problem, budget=left, start=start)
-                if ended.point is not None and ended.value < problem.value(best):
-                    best = ended.point
-                    watch.report(ended.value, None)
-        return best, descent.done, stop or watch.due() or Stop.CONVERGED
+            descent.offer(descent.point())
+            watch.report(descent.value, None)
+            return stop or Stop.CONVERGED
+        stop = descent.within_budget(watch)
+        watch.report(descent.value, None)
+        if stop is not None or not self.polish or RuleSwaps().rejects(problem) is not None:
+            return stop or watch.due() or Stop.CONVERGED
+        for start in (descent.best, None):
+            seconds = None if watch.budget.seconds is None else max(watch.remaining, 1e-3)
+            before = descent.value
+            ended = RuleSwaps().solve(problem, budget=replace(watch.budget, seconds=seconds), start=start)
+            if ended.point is not None:
+                descent.offer(ended.point)
+            if descent.value < before:
+                watch.report(descent.value, None)
+            if ended.stop is Stop.USER:
+                return Stop.USER
+        return watch.due() or Stop.CONVERGED
 
     def path(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class Descent:
         self.least = tolerance * loss.scale
         self.weight = np.zeros(len(self.parent))
         self.residual = self.response.copy()
+        self.best, self.value = torch.zeros(0, dtype=torch.float64), math.inf
         self.done = 0
         self.batch = self._batched(problem) if greedy else None
 
@@ -165,15 +167,15 @@ class Descent:
         refitted = torch.where(mask, problem.loss.minimise_on(mask).to(point), 0.0)
         return refitted if problem.value(refitted) <= problem.value(point) else point
 
-    def better(self, best: Tensor) -> Tensor:
-        """Return the point at hand if it is a member of the set and better than another one."""
-        point = self.point()
-        if self.problem.violation(point) == 0 and self.problem.value(point) < self.problem.value(best):
-            return point
-        return best
+    def offer(self, point: Tensor) -> None:
+        """Take a point as the best one if it is a member of the set and better than the best so far."""
+        if self.problem.violation(point) == 0:
+            value = self.problem.value(point)
+            if value < self.value:
+                self.best, self.value = point, value
 
-    def within_budget(self, best: Tensor, watch: Watch, steps: int = 25) -> tuple[Stop | None, Tensor]:
-        """Bisect an extra price of every rule until the budget holds; returns the best member met."""
+    def within_budget(self, watch: Watch, steps: int = 25) -> Stop | None:
+        """Bisect an extra price of every rule until the budget holds; every member met is offered as the best."""
         top = float(np.square(self.response @ self.design).max(initial=0.0) / 2) / max(
             float((self.squares + self.ridge).min(initial=1.0)), 1e-300
         )
@@ -183,11 +185,12 @@ class Descent:
             stop = self.run(middle, watch)
             count = int((self.weight != 0).sum())
             if count <= (self.count or 0):
-                best, high = self.better(best), middle
+                self.offer(self.point())
+                high = middle
             else:
                 low = middle
             if stop is not None:
-                return stop, best
+                return stop
             if count == self.count or high <= low * (1 + 1e-4) or high <= 1e-9 * top:
                 break
-        return None, best
+        return None

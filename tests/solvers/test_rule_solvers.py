@@ -18,6 +18,7 @@ from mipprune.formulations import rule_selection
 from mipprune.kernels.rule_search import SupportState
 from mipprune.rules import RuleMatrix, extract_rules
 from mipprune.solvers import RuleSwaps, TreeDescent
+from mipprune.solvers.tree_state import Descent
 
 
 def forest_rules(trees: int, depth: int, n: int = 200, seed: int = 0) -> tuple[RuleMatrix, Tensor]:
@@ -244,6 +245,33 @@ def test_an_interrupt_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(SupportState, "move_to", interrupted)
     found = RuleSwaps(restarts=5).solve(problem)
     assert found.stop is mp.Stop.USER and 0 < int(found.mask.sum()) <= 6
+
+
+def test_an_interrupted_bisection_keeps_the_best_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, y = forest_rules(20, 3)
+    problem = rule_selection(rules, y, gamma=0.1, count=6)
+    original, calls = Descent.run, []
+
+    def interrupted(self: Descent, extra: float, watch: object) -> object:
+        calls.append(extra)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, extra, watch)
+
+    monkeypatch.setattr(Descent, "run", interrupted)
+    found = TreeDescent().solve(problem)
+    assert found.stop is mp.Stop.USER and 0 < int(found.mask.sum()) <= 6
+    calls.clear()
+    path = TreeDescent().path(rule_selection(rules, y, gamma=0.1), np.geomspace(10, 0.1, 9))
+    assert len(path) == 3
+
+
+def test_never_worse_than_the_start() -> None:
+    rules, y = forest_rules(20, 3)
+    problem = rule_selection(rules, y, gamma=0.1, count=6)
+    best = RuleSwaps(restarts=10).solve(problem)
+    for solver in (TreeDescent(polish=False), TreeDescent(), RuleSwaps()):
+        assert solver.solve(problem, start=best.point).value <= best.value * (1 + 1e-12)
 
 
 def test_columns_that_overlap_are_refused() -> None:
