@@ -103,7 +103,8 @@ def test_every_public_module_imports_with_torch_and_numpy_alone() -> None:
     code = """
 import pkgutil, mipprune
 for found in pkgutil.walk_packages(mipprune.__path__, "mipprune."):
-    if found.name.rpartition(".")[2] not in {"cli", "__main__"}:
+    # The command line needs click, the estimators need scikit-learn: each says so when it is imported.
+    if not {"cli", "__main__", "estimators"} & set(found.name.split(".")):
         __import__(found.name)
 """
     finished = python(BLOCKER + code)
