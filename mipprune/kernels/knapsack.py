@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .knapsack_dual import counts_at, multipliers, thresholds_at
-
 __all__ = ["Found", "Groups", "incumbent", "search", "slopes", "verify"]
 
 NODES = 20_000_000
@@ -84,6 +82,8 @@ def _padded(groups: Groups, theta: NDArray[np.float64]) -> tuple[Groups, NDArray
 
 def incumbent(groups: Groups, lam: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return an admissible choice near the dual's: its own counts, then item by item what is best and still fits."""
+    from .knapsack_dual import counts_at
+
     kept = counts_at(groups, lam)
     if (groups.costs.T @ kept > groups.limits).any():
         kept = counts_at(groups, _dearer(groups, lam))
@@ -106,6 +106,8 @@ def incumbent(groups: Groups, lam: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _dearer(groups: Groups, lam: NDArray[np.float64]) -> NDArray[np.float64]:
     """Raise all multipliers together until every budget suffices."""
+    from .knapsack_dual import counts_at
+
     top = float(groups.values.max(initial=0.0))
     reach = np.where(groups.costs > 0, groups.costs, np.inf).min(axis=0)  # the least cost of each budget
     floor = np.where(np.isfinite(reach), top / np.maximum(reach, 1), 0.0)
@@ -222,6 +224,7 @@ def search(
 def solve(groups: Groups, nodes: int = NODES) -> tuple[NDArray[np.float64], NDArray[np.float64], Found]:
     """Return multipliers, thresholds and the best choice; a MILP takes over where the search is too long."""
     from .knapsack_core import core_choice
+    from .knapsack_dual import multipliers, thresholds_at
 
     lam = multipliers(groups)
     theta = thresholds_at(groups, lam)

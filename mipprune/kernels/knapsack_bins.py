@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .knapsack import Groups
-from .knapsack_dual import multipliers, thresholds_at
 from .knapsack_passes import Layers, compiled, over_pieces
 
 __all__ = ["BINS", "Bins", "core_groups", "count_bins"]
@@ -130,6 +129,8 @@ def core_groups(
     width : int
         At least :data:`BINS` to extract everything.
     """
+    from .knapsack_dual import multipliers, thresholds_at
+
     falling = bins.counts[:, ::-1]
     rows, columns = np.nonzero(falling)
     lengths = np.bincount(rows, minlength=len(members))
