@@ -18,6 +18,8 @@ from .solvers.dual_bundle import DualBundle
 from .solvers.oracle import Oracle
 from .solvers.projected_gradient import ProjectedGradient
 from .solvers.relaxation import certify
+from .solvers.reweighted_rules import ReweightedRules
+from .solvers.tree_descent import TreeDescent
 
 __all__ = ["choose", "solve"]
 
@@ -32,9 +34,10 @@ def choose(problem: Problem) -> Solver:
        ridge is too little curvature for a tree.
     3. At most 128 entries: branch and bound, which proves the optimum.
     4. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
-    5. Anything else with a majorant: projected gradient.
+    5. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
+    6. Anything else with a majorant: projected gradient.
 
-    For 4 and 5 the answer of ``solve`` is certified afterwards.
+    For 4 to 6 the answer of ``solve`` is certified afterwards.
     """
     if isinstance(problem.loss, Linear):
         return Oracle()
@@ -44,6 +47,9 @@ def choose(problem: Problem) -> Solver:
         return BranchAndBound()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
+    for rules in (TreeDescent(), ReweightedRules()):
+        if rules.rejects(problem) is None:
+            return rules
     return ProjectedGradient()
 
 

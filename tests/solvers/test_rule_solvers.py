@@ -266,6 +266,15 @@ def test_an_interrupted_bisection_keeps_the_best_member(monkeypatch: pytest.Monk
     assert len(path) == 3
 
 
+def test_solve_chooses_descent_for_antichains() -> None:
+    rules, y = forest_rules(20, 3)
+    assert mp.choose(rule_selection(rules, y, price=0.5)).name == "TreeDescent"
+    solution = mp.solve(rule_selection(rules, y, count=3), budget=mp.Budget(seconds=5))
+    assert solution.proof is mp.Proof.CHECKED and solution.solver.startswith("TreeDescent")
+    labels = (y > 0).double()
+    assert mp.choose(rule_selection(rules, labels, count=3, loss="logistic")).name == "ReweightedRules"
+
+
 def test_never_worse_than_the_start() -> None:
     rules, y = forest_rules(20, 3)
     problem = rule_selection(rules, y, gamma=0.1, count=6)
