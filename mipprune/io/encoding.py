@@ -39,7 +39,9 @@ def sha256(text: str) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """Return the SHA-256 of dtype, shape and bytes of a tensor, in hexadecimal."""
     digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data = tensor.detach().cpu()
+    # A copy: a single entry may count as contiguous with any stride, which cannot be viewed as bytes.
+    flat = torch.empty(data.numel(), dtype=data.dtype).copy_(data.reshape(-1))
     digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
@@ -170,6 +171,11 @@ class BranchAndBound:
         For sparse regression: receives the solution so far every ``checkpoint_seconds``, for instance to save it; a run
         goes on from it by ``solve(..., resume=solution)``.
     checkpoint_seconds : float
+    executor : concurrent.futures.Executor, optional
+        For sparse regression: processes that search parts of the tree, for instance a ``ProcessPoolExecutor`` or
+        dask's ``client.get_executor()``. The optimum is the same; the tree depends on who was first.
+    workers : int
+        How many parts are searched at a time.
 
     Notes
     -----
@@ -196,6 +202,8 @@ class BranchAndBound:
     memory: float = 4.0
     checkpoint: Callable[[Solution], None] | None = None
     checkpoint_seconds: float = 60.0
+    executor: Executor | None = None
+    workers: int = 2
 
     @property
     def name(self) -> str:
@@ -238,6 +246,8 @@ class BranchAndBound:
                 progress=progress,
                 resume=resume,
                 checkpoint=checkpoint,
+                executor=self.executor,
+                workers=self.workers,
                 name=self.name,
             )
         if resume is not None:

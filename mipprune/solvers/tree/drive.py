@@ -6,6 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from ...errors import InvalidProblem
 from .ledger import Ledger
 from .search import Search, Settings
 from .strategy import NodeBound
+from .subtrees import search_together
 
 __all__ = ["Checkpoint", "drive"]
 
@@ -51,11 +53,13 @@ def drive(
     progress: Progress | None,
     resume: Solution | None,
     checkpoint: Checkpoint | None,
+    executor: Executor | None,
+    workers: int,
     name: str,
 ) -> Solution:
     """Search and return the solution with the tree as its certificate."""
     watch = Watch(budget, progress)
-    search = Search(problem, strategy, settings, watch)
+    search = Search(problem.size, problem.reference.loss.scale, strategy, settings, watch)
     stop, setup = Stop.GAP, None
     try:
         search.offer(problem.value(torch.zeros(problem.shape)), search.point)
@@ -63,12 +67,15 @@ def drive(
             search.offer(value, better)
         for point in (start, None if resume is None else resume.point):
             if point is not None:
-                _offer(search, point)
+                _offer(problem, search, point)
         if resume is None or resume.certificate is None:
             search.start()
         else:
-            _restore(search, resume)
+            _restore(problem, search, resume)
         setup = watch.seconds
+        if executor is not None:
+            stop = search_together(search, executor, workers)
+            return _solution(problem, search, stop, setup, name)
         next_save = math.inf if checkpoint is None else time.perf_counter() + checkpoint.seconds
         while True:
             until = next_save if checkpoint is not None else math.inf
@@ -84,9 +91,8 @@ def drive(
     return _solution(problem, search, stop, setup, name)
 
 
-def _offer(search: Search, point: Tensor) -> None:
+def _offer(problem: Problem, search: Search, point: Tensor) -> None:
     """Offer a point of the user's, repaired if need be, and what descent makes of it."""
-    problem = search.problem
     dense = torch.as_tensor(point, dtype=torch.float64).cpu().reshape(problem.shape)
     if problem.violation(dense) != 0:
         dense = exact(problem.repair(dense))
@@ -96,12 +102,16 @@ def _offer(search: Search, point: Tensor) -> None:
         search.offer(value, better)
 
 
-def _restore(search: Search, resume: Solution) -> None:
-    """Open the leaves of a stored tree that are below the cutoff again."""
+def _restore(problem: Problem, search: Search, resume: Solution) -> None:
+    """Open the leaves of a stored tree that are below the cutoff again.
+
+    Parts that the tree discarded stay so. If one of them is below the cutoff, since the tree was made for a larger gap,
+    the search starts anew, with the incumbent.
+    """
     tree = resume.certificate
     if not isinstance(tree, SparseTree):
         raise InvalidProblem(f"a {type(tree).__name__} cannot be resumed; give a solution of this solver's tree")
-    if resume.fingerprint != search.problem.fingerprint:
+    if resume.fingerprint != problem.fingerprint:
         raise InvalidProblem("the solution to resume was made for another problem")
     search.ledger = Ledger.of(tree)
     ledger, claims = search.ledger, tree.claim.numpy()
@@ -109,6 +119,10 @@ def _restore(search: Search, resume: Solution) -> None:
     is_leaf = np.zeros(len(claims), dtype=bool)
     is_leaf[leaves] = True
     search.closed = float(claims[~is_leaf].min(initial=np.inf))
+    if search.closed < search.cutoff:
+        search.closed, search.ledger = math.inf, Ledger()
+        search.start()
+        return
     for leaf in leaves.tolist():
         claim = float(claims[leaf])
         if claim >= search.cutoff:

@@ -50,7 +50,7 @@ class _Column:
         return self._data[: self.size]
 
     def tensor(self) -> torch.Tensor:
-        return torch.from_numpy(self.data.copy())
+        return torch.tensor(self.data)  # a fresh array, whatever the strides of the slice
 
 
 class Ledger:
@@ -163,10 +163,10 @@ class Ledger:
             split_start=self.split_start.tensor(),
             split_entry=self.split_entry.tensor(),
             split_value=self.split_value.tensor(),
-            step_start=torch.from_numpy(pointer),
-            step_entry=torch.from_numpy(self.step_entry.data[place]),
-            step_kind=torch.from_numpy(self.step_kind.data[place]),
-            step_value=torch.from_numpy(self.step_value.data[place]),
+            step_start=torch.tensor(pointer),
+            step_entry=torch.tensor(self.step_entry.data[place]),
+            step_kind=torch.tensor(self.step_kind.data[place]),
+            step_value=torch.tensor(self.step_value.data[place]),
             claim=torch.full((len(self),), torch.inf, dtype=torch.float64),
         ).sealed(problem)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...core.problem import Problem
 from ...core.solution import Stop
 from ...core.solver import Watch
 from .experience import Experience
@@ -41,7 +40,10 @@ class Settings:
 class Search:
     """The state of one run over one tree."""
 
-    problem: Problem
+    size: int
+    """number of entries of the problem"""
+    scale: float
+    """magnitude of the loss"""
     strategy: NodeBound
     settings: Settings
     watch: Watch
@@ -51,12 +53,13 @@ class Search:
     evaluated: int = 0
     closed: float = math.inf
     heap: list[tuple[float, int]] = field(default_factory=list)
-    first: int = 0
+    base: Node | None = None
+    """state of the root, when that is not the whole problem"""
 
     def __post_init__(self) -> None:
-        self.universes = Universes(self.strategy, self.problem.size)
+        self.universes = Universes(self.strategy, self.size, self.base)
         self.expected: dict[int, tuple[int, int, float, float]] = {}
-        self.experience = Experience(self.problem.size)
+        self.experience = Experience(self.size)
 
     @property
     def cutoff(self) -> float:
@@ -65,18 +68,14 @@ class Search:
             return math.inf
         size = abs(self.value)
         wanted = max(self.settings.gap * size, self.settings.absolute_gap)
-        return self.value - max(0.999 * wanted, 1e-13 * max(size, self._scale))
-
-    @property
-    def _scale(self) -> float:
-        return float(self.problem.reference.loss.scale)
+        return self.value - max(0.999 * wanted, 1e-13 * max(size, self.scale))
 
     @property
     def accuracy(self) -> float:
         """Gap to which relaxations are solved."""
-        size = abs(self.value) if math.isfinite(self.value) else self._scale
+        size = abs(self.value) if math.isfinite(self.value) else self.scale
         wanted = max(self.settings.gap * size, self.settings.absolute_gap)
-        return max(0.05 * wanted, 2e-14 * max(size, self._scale))
+        return max(0.05 * wanted, 2e-14 * max(size, self.scale))
 
     @property
     def bound(self) -> float:
@@ -93,16 +92,17 @@ class Search:
         number = self.ledger.add(-1, -1, 0, -1, -1)
         heapq.heappush(self.heap, (-math.inf, number))
 
-    def run(self, until: float = math.inf) -> Stop | None:
+    def run(self, until: float = math.inf, nodes: float = math.inf) -> Stop | None:
         """Work until the tree is closed or a limit is reached; an interrupt leaves the node at hand open.
 
-        ``None`` says that the clock (:func:`time.perf_counter`) reached ``until`` first.
+        ``None`` says that the clock (:func:`time.perf_counter`) reached ``until``, or the number of evaluated nodes
+        ``nodes``, first.
         """
         reported = -math.inf
         while self.heap:
             if self.heap[0][0] >= self.cutoff:
                 return Stop.GAP
-            reason = self._due()
+            reason = self.due()
             if reason is not None:
                 return reason
             item = heapq.heappop(self.heap)
@@ -112,11 +112,12 @@ class Search:
             if self.value < before or self.evaluated % 50 == 0 or self.evaluated == 1:
                 reported = max(reported, min(self.bound, self.value))
                 self.watch.report(self.value, reported if math.isfinite(reported) else None)
-            if time.perf_counter() >= until and self.heap:
+            if (time.perf_counter() >= until or self.evaluated >= nodes) and self.heap:
                 return None
         return Stop.GAP if self.closed >= self.cutoff else Stop.NUMERICAL
 
-    def _due(self) -> Stop | None:
+    def due(self) -> Stop | None:
+        """Return the reason to stop now, or ``None``."""
         reason = self.watch.due(nodes=self.evaluated)
         if reason is None and self.ledger.nbytes + 200 * len(self.heap) > self.settings.memory * 2**30:
             return Stop.NODES
@@ -140,16 +141,16 @@ class Search:
             item, *others = children
             for child in others:
                 heapq.heappush(self.heap, child)
-            if item[0] >= self.cutoff or self._due() is not None:
+            if item[0] >= self.cutoff or self.due() is not None:
                 heapq.heappush(self.heap, item)
                 return
 
-    def state(self, number: int, bound: float) -> Node:
-        """Return the state in which a node is entered."""
+    def state(self, number: int, bound: float, universe: int | None = None) -> Node:
+        """Return the state in which a node is entered, in the numbering of its copy of the strategy or a given one."""
         from ...kernels.tree_paths import collect
 
         ledger = self.ledger
-        _, base, local = self.universes[int(ledger.universe.data[number])]
+        _, base, local = self.universes[int(ledger.universe.data[number]) if universe is None else universe]
         fixed, lower, upper = base.fixed.copy(), base.lower.copy(), base.upper.copy()
         limits = np.zeros(0) if base.limits is None else base.limits.copy()
         collect(

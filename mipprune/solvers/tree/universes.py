@@ -27,8 +27,8 @@ class Universe(NamedTuple):
 class Universes:
     """The copies, by number; those not used lately are forgotten and made again from their columns."""
 
-    def __init__(self, strategy: NodeBound, size: int) -> None:
-        self.root = strategy
+    def __init__(self, strategy: NodeBound, size: int, base: Node | None = None) -> None:
+        self.root, self._base = strategy, base
         self._size = size
         self._columns: list[Array] = [strategy.columns]
         self._active: OrderedDict[int, Universe] = OrderedDict({0: self._made(strategy)})
@@ -36,7 +36,15 @@ class Universes:
     def _made(self, strategy: NodeBound) -> Universe:
         local = np.full(self._size, -1, dtype=np.int64)
         local[strategy.columns] = np.arange(len(strategy.columns))
-        return Universe(strategy, strategy.root(), local)
+        return Universe(strategy, self._restricted(strategy), local)
+
+    def _restricted(self, strategy: NodeBound) -> Node:
+        """The state of the root in the numbering of a copy."""
+        if self._base is None:
+            return strategy.root()
+        place, base = np.searchsorted(self.root.columns, strategy.columns), self._base
+        sides = (base.fixed[place], base.lower[place], base.upper[place])
+        return Node(0, *sides, base.limits, base.start, base.bound, base.depth, base.split, base.tried)
 
     def __getitem__(self, number: int) -> Universe:
         if number not in self._active:

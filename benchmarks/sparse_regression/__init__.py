@@ -1,0 +1,1 @@
+"""Sparse regression: trees with certificates beside other solvers."""
