@@ -18,12 +18,14 @@ from .solvers.dual_bundle import DualBundle
 from .solvers.oracle import Oracle
 from .solvers.projected_gradient import ProjectedGradient
 from .solvers.relaxation import certify
+from .solvers.tree.roads import node_bound
 from .solvers.reweighted_rules import ReweightedRules
 from .solvers.tree_descent import TreeDescent
 
 __all__ = ["choose", "solve"]
 
 _TREE = 128  # entries up to which the tree usually closes the gap within seconds (benchmarks/layerwise)
+_OWN_BOUNDS = 20_000  # where a node costs milliseconds (benchmarks/sparse_regression, graphical_models)
 
 
 def choose(problem: Problem) -> Solver:
@@ -43,7 +45,7 @@ def choose(problem: Problem) -> Solver:
         return Oracle()
     if DualBundle().rejects(problem) is None:
         return DualBundle()
-    if problem.size <= _TREE:
+    if problem.size <= _TREE or (problem.size <= _OWN_BOUNDS and node_bound(problem) is not None):
         return BranchAndBound()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
