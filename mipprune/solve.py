@@ -18,8 +18,8 @@ from .solvers.dual_bundle import DualBundle
 from .solvers.oracle import Oracle
 from .solvers.projected_gradient import ProjectedGradient
 from .solvers.relaxation import certify
-from .solvers.tree.roads import node_bound
 from .solvers.reweighted_rules import ReweightedRules
+from .solvers.tree.roads import node_bound
 from .solvers.tree_descent import TreeDescent
 
 __all__ = ["choose", "solve"]
