@@ -35,11 +35,13 @@ def choose(problem: Problem) -> Solver:
     2. A loss that few dual variables decide (low-rank gradients): the bundle method, bound and point together; its
        ridge is too little curvature for a tree.
     3. At most 128 entries: branch and bound, which proves the optimum.
-    4. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
-    5. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
-    6. Anything else with a majorant: projected gradient.
+    4. At most 20,000 entries with node bounds of their own (sparse regression, graphical models): branch and bound
+       too. A weak price makes it long; give a ``Budget(seconds=...)``.
+    5. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
+    6. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
+    7. Anything else with a majorant: projected gradient.
 
-    For 4 to 6 the answer of ``solve`` is certified afterwards.
+    For 5 to 7 the answer of ``solve`` is certified afterwards.
     """
     if isinstance(problem.loss, Linear):
         return Oracle()
