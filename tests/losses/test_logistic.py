@@ -35,7 +35,7 @@ def test_conformance(case: str) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(-4, 4), st.floats(-6, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_bound_is_above_the_optimum(seed: int, reach: float, ridge: float) -> None:
     """Points of tangency anywhere, also where probabilities are 0 and 1 in float64."""
     rng = np.random.default_rng(seed)

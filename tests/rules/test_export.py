@@ -51,7 +51,7 @@ def in_sqlite(query: str, X: np.ndarray, names: tuple[str, ...] = NAMES, table: 
 
 
 @given(models())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_export_computes_the_same_values(model: RuleModel) -> None:
     X = samples(model)
     expected = model(X)
@@ -88,7 +88,7 @@ def test_text_reads_back(model: RuleModel) -> None:
 
 
 @given(st.floats(allow_nan=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_literals_are_read_exactly(value: float) -> None:
     assert sqlite3.connect(":memory:").execute(f"SELECT {_literal(value)}").fetchone()[0] == value
 

@@ -67,7 +67,7 @@ def test_columns_are_the_decision_paths_of_scikit_learn(kind: Any) -> None:
 
 
 @given(st.floats(width=64, allow_nan=False, min_value=-1e30, max_value=1e30), st.booleans(), st.integers(-3, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_thresholds_move_to_where_single_precision_changes_its_mind(t: float, strict: bool, steps: int) -> None:
     if strict:
         t = float(np.float32(t))

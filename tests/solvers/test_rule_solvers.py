@@ -43,7 +43,7 @@ def nested_columns(depth: int, n: int, rng: np.random.Generator, whole: bool = F
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 3]), st.sampled_from([0.0, 0.1, 2.0, 1e3]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_block_is_solved_exactly(seed: int, depth: int, price: float, whole: bool) -> None:
     """One tree, random ridge, price and charges: the descent ends at the best of all antichains (677 at depth 3)."""
     rng = np.random.default_rng(seed)
