@@ -142,7 +142,7 @@ class RegressionBound:
 
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
         """See :class:`NodeBound`."""
-        from ...kernels.node_descent import relax
+        from ...kernels.node_descent import relax, tangent_bound
 
         gram, size = self.gram, len(self.columns)
         fixed = node.fixed
@@ -155,6 +155,10 @@ class RegressionBound:
         l2 = 0.5 * (self.ridge + shift)
         t = self.dense(node.start)
         t[fixed < 0] = 0.0
+        support = np.flatnonzero((t != 0) & (fixed == 0))
+        spare = max(gram.room - int((fixed > 0).sum()), 0)
+        if len(support) > spare:  # no room for the rows of all of them: start from the largest
+            t[support[np.argsort(-np.abs(t[support]))[spare:]]] = 0.0
         gram.ensure(np.flatnonzero((t != 0) | (fixed > 0)))
         c, gains, best = np.empty(size), np.empty(size), np.empty(size)
         price = self._last_price
@@ -166,7 +170,17 @@ class RegressionBound:
             if missing < 0:
                 break
             wanted = np.union1d(np.flatnonzero(np.isinf(gains)), [missing]) if bound > -math.inf else [missing]
-            gram.ensure(np.union1d(wanted, np.flatnonzero((t != 0) | (fixed > 0))))
+            needed = np.union1d(wanted, np.flatnonzero((t != 0) | (fixed > 0)))
+            if stop() or len(needed) > gram.room:  # any point proves something: take the one at hand
+                residual = self.loss.response - self.loss.design @ torch.from_numpy(t)
+                c = (self.loss.design.mT @ residual).numpy() + shift * t
+                bound, last, following = tangent_bound(
+                    self.constant, self.pull, c, t, fixed, self.price, l2, node.lower, node.upper, left, gains, best,
+                    np.empty(max(left, 0) + 2),
+                )  # fmt: skip
+                value = bound
+                break
+            gram.ensure(needed)
         self._last_price = price if left < size else 0.0
         shares = self._shares(t, fixed, self.price + price, l2, node)
         split = node.split
@@ -197,6 +211,8 @@ class RegressionBound:
         if not free.any() or len(alive) > widest:
             return None
         node.tried = len(alive)
+        if len(alive) > self.gram.room:
+            return None
         self.gram.ensure(alive)
         matrix = self.gram.rows[self.gram.slot[alive]][:, alive]
         rest = matrix[np.ix_(free, free)]
@@ -230,7 +246,10 @@ class RegressionBound:
             return down, up
         l2 = 0.5 * relaxed.curvature[inside]
         shift = relaxed.curvature[inside] - self.ridge[inside]
-        matrix = self.gram.rows[self.gram.slot[inside]][:, inside].copy()
+        known = len(inside) <= self.gram.room
+        if known:
+            self.gram.ensure(inside)
+        matrix = self.gram.rows[self.gram.slot[inside]][:, inside] if known else np.diag(self.gram.diagonal[inside])
         share = relaxed.shares[inside]
         bent = np.where(share >= 1.0, 2.0 * l2, 0.0)
         matrix[np.diag_indices(len(inside))] += bent - shift
@@ -280,6 +299,8 @@ class RegressionBound:
         from ...kernels.support_search import improve
 
         gram, size = self.gram, len(self.columns)
+        support = np.flatnonzero(t)
+        t[support[np.argsort(-np.abs(t[support]))[gram.room :]]] = 0.0
         gram.ensure(np.flatnonzero(t))
         c, allowed = np.empty(size), np.ones(size, dtype=np.bool_)
         while True:
@@ -289,7 +310,10 @@ class RegressionBound:
             )  # fmt: skip
             if missing < 0:
                 break
-            gram.ensure(np.union1d([missing], np.flatnonzero(t)))
+            needed = np.union1d([missing], np.flatnonzero(t))
+            if len(needed) > gram.room:
+                break
+            gram.ensure(needed)
         point = self.sparse(t)
         return self.value(point), point
 
