@@ -37,7 +37,7 @@ from mipprune import (
     check,
 )
 from mipprune.core.rational import rational, total
-from mipprune.structures import ALL, Budgets, Stable
+from mipprune.structures import ALL, Antichain, AnySupport, Budgets, Rooted, Stable
 from mipprune.structures.multiple_choice import MultipleChoice
 from mipprune.testing import enumerate_masks
 
@@ -45,6 +45,7 @@ SCATTERED = Groups(torch.tensor([0, 1, 0, 2, 1, 0]), 2)  # groups that are no ru
 UNEVEN = Groups(torch.tensor([0, 0, 1, 2, 2, 1, 0]), 1)
 CHOICE = MultipleChoice([[1.0, 2.0, 0.0], [3.0, 0.5], [1.0, 2.0]], 4.0)
 STABLE = Stable(3, torch.tensor([4, 0, 2, 7, 1, 1, 3]), 9)
+FOREST = torch.tensor([-1, 0, 0, -1, 3, 4, 4])
 BUDGETS = Budgets([3, 4, 1], [[1, 1, 1], [10, 1, 3]], [4, 21])
 ROWS: dict[tuple[int, ...], list[Supports]] = {
     (2, 4): [
@@ -54,7 +55,10 @@ ROWS: dict[tuple[int, ...], list[Supports]] = {
     (1, 6): [Cardinality(2), Cardinality(4), NofM(1, 3), NofM(2, 3), Groups(3, 1), SCATTERED],
 }
 COLUMNS: dict[tuple[int, ...], list[Supports]] = {
-    (7,): [CHOICE, Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN, STABLE],
+    (7,): [
+        *(CHOICE, Cardinality(2), Cardinality(4), PerRow(3), NofM(3, 7), UNEVEN, STABLE),
+        *(AnySupport(), Antichain(FOREST), Antichain(FOREST, 2), Rooted(FOREST)),
+    ],
 }
 KINDS = ("random", "ill", "tiny", "huge", "scaled", "duplicated", "tied", "zeros", "float32", "offset")
 

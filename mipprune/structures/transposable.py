@@ -14,7 +14,6 @@ from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, exact, gamma
 from ..core.structure import Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
 from ..kernels.transport import Transport, solve_blocks
-from ..kernels.transport_spread import spread_blocks
 from .partition import check_count
 
 __all__ = ["TransposableNofM"]
@@ -343,6 +342,8 @@ class TransposableNofM(Supports):
             implied = self.propagate(self.matrix(fixed > 0, shape), self.matrix(fixed < 0, shape))
             fixed = self._signs(weight.device, *implied)
         parts = self.blocks(weight), self.blocks(offset.expand(shape), fill=1.0)
+        from ..kernels.transport_spread import spread_blocks  # compiled when first used
+
         z = spread_blocks(*parts, self.n, price=price, at_most=self.at_most, fixed=fixed)
         return self.matrix(z, shape)
 

@@ -16,7 +16,7 @@ import torch
 import mipprune.losses
 from mipprune import CertificateError, InvalidProblem, LeastSquares, Linear, Loss, LowRank, Quadratic
 from mipprune.core.loss import open_entries
-from mipprune.losses import ALL, PseudoLikelihood
+from mipprune.losses import ALL, Logistic, PseudoLikelihood
 from mipprune.testing import check_loss
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -63,6 +63,10 @@ LOSSES: dict[str, Any] = {
     "pseudo-likelihood, float32": lambda: PseudoLikelihood(GRAM.float() / 30, 0.1),
     "pseudo-likelihood, ill-conditioned": lambda: PseudoLikelihood(ill_conditioned(), 0.01),
     "pseudo-likelihood, two nodes": lambda: PseudoLikelihood([[2.0, 1.0], [1.0, 3.0]], 0.1),
+    "logistic": lambda: Logistic(INPUTS, RESPONSE.sign(), 0.4),
+    "logistic, weights and offset": lambda: Logistic(
+        INPUTS, RESPONSE.sign(), RIDGES + 0.1, weights=RESPONSE.abs(), offset=0.3
+    ),
     "linear": lambda: Linear(CENTER, 1.5),
     "linear, vector": lambda: Linear(RESPONSE),
 }
