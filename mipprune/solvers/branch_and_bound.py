@@ -187,6 +187,17 @@ class BranchAndBound:
 
     Practical for rows of up to about 60 inputs and layers of up to some hundred weights.
 
+    Sparse regression and graphical models, where a price or a count alone limits the support, are searched with bounds
+    of their own: each node's tangent fixes several entries at once and narrows the intervals of kept coefficients, the
+    estimates by which it branches are corrected by what was found before, and where few columns are left, curvature of
+    X'X joins the ridge. The certificate is a :class:`~mipprune.SparseTree`. A tree can be resumed for the gap it was
+    made for; for a smaller one the search starts anew from its incumbent.
+
+    References
+    ----------
+    arXiv 2004.06152 (relaxations of L0L2 regression); arXiv 2110.07308 and Guyard et al., ICML 2024 (fixing several
+    entries); arXiv 2302.14471 (intervals).
+
     Examples
     --------
     >>> import torch, mipprune as mp
