@@ -40,9 +40,9 @@ def _links(w: Any, z: Any, side: np.ndarray[Any, Any], sign: float) -> list[Any]
 
 
 def _difference_below(constant: float, bound: float) -> float:
-    """Return ``constant - bound`` rounded down; ``+inf`` for the bound ``-inf`` of an empty family."""
-    difference = constant - bound
-    return difference - UNIT_ROUNDOFF * abs(difference) if math.isfinite(difference) else difference
+    """Return ``constant - bound`` rounded down; ``inf`` for an empty family (``-inf``), ``-inf`` after an overflow."""
+    nothing = math.inf if bound == -math.inf else -math.inf
+    return below - UNIT_ROUNDOFF * abs(below) if math.isfinite(below := constant - bound) else nothing
 
 
 def _round_up(value: Fraction) -> float:

@@ -104,6 +104,10 @@ class Tree(Certificate):
             If a node is missing, used twice or unreachable, or branches on an entry that is already fixed.
         """
         index, children = self.index.tolist(), self.children.tolist()
+        if any(part.is_floating_point() or part.dtype == torch.bool for part in (self.index, self.children)):
+            raise CertificateError("tree: nodes and children must be whole numbers")
+        if self.index.ndim != 1 or self.children.shape[1:] != (2,):
+            raise CertificateError("tree: an index and two children are needed for every node")
         if not index or len(children) != len(index):
             raise CertificateError(f"tree: {len(index)} node indices but {len(children)} child pairs")
         leaf_of = {node: number for number, node in enumerate(n for n, i in enumerate(index) if i < 0)}
@@ -142,7 +146,9 @@ class Tree(Certificate):
 
     def bound(self, problem: Problem) -> float:
         """See :meth:`Certificate.bound`; the smallest leaf bound."""
-        return min((leaf.bound(part) for part, leaf in self.walk(problem)), default=math.inf)
+        bounds = [leaf.bound(part) for part, leaf in self.walk(problem)]
+        # A leaf whose arithmetic overflowed proves nothing; ``min`` alone might pass over its NaN.
+        return -math.inf if any(math.isnan(bound) for bound in bounds) else min(bounds, default=math.inf)
 
     def rational_bound(self, problem: Problem) -> Fraction:
         """See :meth:`Certificate.rational_bound`; leaves whose restricted set is empty bound nothing."""

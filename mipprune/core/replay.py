@@ -87,6 +87,7 @@ class Totals(NamedTuple):
         total = kept.sum(dim=1) + top
         total = total + gamma(2 * size + 8) * (kept.abs().sum(dim=1) + top)
         total = torch.where(left < 0, -torch.inf, torch.where(torch.isnan(total), torch.inf, total))
+        constant = torch.where(torch.isfinite(constant), constant, -torch.inf)  # an overflow proves nothing
         return cls(gains, total, last, following, constant)
 
     def bound(self) -> Tensor:

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import CertificateError
+from ..errors import CertificateError, MippruneError
 from .arrays import exact as exact_tensor
 from .certificate import Certificate, Claim
 from .problem import Problem
@@ -74,6 +75,16 @@ class Stats:
     seed: int | None = None
 
 
+_NOTHING = type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("point", "mask"), (Tensor, _NOTHING)),
+    **dict.fromkeys(("value", "violation", "tolerance", "rounding"), (Real,)),
+    **dict.fromkeys(("fingerprint", "solver"), (str,)),
+    **{"bound": (Real, _NOTHING), "certificate": (Certificate, _NOTHING), "claim": (Claim, _NOTHING)},
+    **{"status": (Status,), "proof": (Proof,), "stop": (Stop,), "stats": (Stats,)},
+}
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Solution:
     """A point with its value, and a bound with its ground. Build it with :meth:`of`; inconsistent ones are refused.
@@ -115,6 +126,9 @@ class Solution:
     solver: str = ""
 
     def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise CertificateError(f"inconsistent solution: {name} is a {type(getattr(self, name)).__name__}")
         problems = []
         if (self.point is None) != (self.mask is None) or (self.point is None) != (self.value == math.inf):
             problems.append("point, mask and value must be present or absent together")
@@ -325,8 +339,16 @@ def _agrees(stored: float | None, proven: float, tolerance: float, *, below: boo
 
 
 def _recomputed_bound(problem: Problem, certificate: Certificate, exact: bool) -> float:
-    if not exact:
-        return certificate.bound(problem)
-    rational = certificate.rational_bound(problem)
+    """Evaluate a certificate; one whose arrays do not even fit the problem is refused like any other wrong one."""
+    try:
+        if not exact:
+            return certificate.bound(problem)
+        rational = certificate.rational_bound(problem)
+    except MippruneError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CertificateError(
+            f"certificate: it cannot be evaluated for this problem ({type(error).__name__}: {error})"
+        ) from error
     bound = float(rational)  # correctly rounded; step down when that went up
     return bound if Fraction(bound) <= rational else math.nextafter(bound, -math.inf)

@@ -61,7 +61,12 @@ def check_arrays(tree: SparseTree, size: int) -> None:
     """Raise :class:`CertificateError` unless the arrays of a tree fit each other."""
     nodes, steps, points = len(tree), tree.step_entry.numel(), tree.point_entry.numel()
     tangents, splits = tree.point_start.numel() - 1, tree.split_start.numel() - 1
+    numbers = {"point_value", "split_value", "step_value", "claim"}
+    for name, part in vars(tree).items():
+        if part.ndim != (2 if name == "children" else 1) or part.is_floating_point() != (name in numbers):
+            raise CertificateError(f"tree: {name} has shape {tuple(part.shape)} and type {part.dtype}")
     for wrong, message in (
+        (tree.index.shape != (nodes,), "indices do not fit the nodes"),
         (nodes == 0 or tree.children.shape != (nodes, 2), "children do not fit the nodes"),
         (tree.tangent.shape != (nodes,) or not _within(tree.tangent, -1, tangents), "a node's tangent does not exist"),
         (tree.claim.shape != (nodes,), "claims do not fit the nodes"),
@@ -79,6 +84,20 @@ def check_arrays(tree: SparseTree, size: int) -> None:
     ):
         if wrong:
             raise CertificateError(f"tree: {message}")
+    for start, entry in ((tree.point_start, tree.point_entry), (tree.split_start, tree.split_entry)):
+        if _repeats(start, entry):  # what is proven and what is used could then be different numbers
+            raise CertificateError("tree: a row of points or splits names an entry twice")
+
+
+def _repeats(start: Tensor, entry: Tensor) -> bool:
+    """Whether a sparse row names an entry twice."""
+    rising = entry[1:] > entry[:-1]
+    rising[start[1:-1][(start[1:-1] > 0) & (start[1:-1] < entry.numel())] - 1] = True  # where a new row begins
+    if bool(rising.all()):
+        return False
+    row = torch.repeat_interleave(torch.arange(start.numel() - 1), start[1:] - start[:-1])
+    pairs = torch.stack([row, entry.to(row)])
+    return int(torch.unique(pairs, dim=1).shape[1]) < entry.numel()
 
 
 def dense_rows(start: Tensor, entry: Tensor, value: Tensor, numbers: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from ..core.certificate import Certificate, Tangent, Tree
 from ..core.problem import Problem
 from ..core.solution import Checked, Solution, check
 from ..core.sparse_tree import SparseTree
-from ..errors import CertificateError, InvalidProblem, Unsupported
+from ..errors import CertificateError, InvalidProblem, MippruneError, Unsupported
 from .encoding import TensorStore, canonical, decode, encode, encode_fields, sha256, tensor_digest
 
 __all__ = ["Entry", "check_file", "compact", "load", "save", "write_atomically"]
@@ -294,9 +294,14 @@ def _encoded(entry: Entry, store: TensorStore, name: str) -> dict[str, Any]:
 
 
 def _decoded(item: dict[str, Any], tensors: dict[str, Tensor]) -> Entry:
-    problem = decode({"type": "Problem", "fields": item["problem"]}, tensors.__getitem__)
-    fields = {key: decode(value, tensors.__getitem__) for key, value in item["solution"].items()}
-    return Entry(problem, Solution(**fields), decode(item["info"], tensors.__getitem__))
+    try:
+        problem = decode({"type": "Problem", "fields": item["problem"]}, tensors.__getitem__)
+        fields = {key: decode(value, tensors.__getitem__) for key, value in item["solution"].items()}
+        return Entry(problem, Solution(**fields), decode(item["info"], tensors.__getitem__))
+    except MippruneError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CertificateError(f"header: what is stored makes no solution ({type(error).__name__}: {error})") from error
 
 
 def _sections(item: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -141,7 +141,7 @@ class Choice:
 
     def allowance(self, multipliers: Array) -> Array:
         """Bound the rounding error of a Lagrangian bound, for each row of multipliers (rows, resources)."""
-        terms = len(self.gains) * (len(self.budgets) + 4) + 20
+        terms = (len(self.gains) + 2) * (len(self.budgets) + 4) + 20
         allowed: Array = terms * _ROUNDOFF * (self.gain_size + multipliers @ (self.budgets + self.largest))
         return allowed
 
@@ -203,8 +203,10 @@ class Choice:
 
     def bounds(self, multipliers: Array) -> Array:
         """Return what each row of multipliers proves: no choice within the budgets has a larger gain."""
-        values: Array = self.completions(multipliers)[0][:, 0] + multipliers @ self.budgets
-        return values + self.allowance(multipliers)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values: Array = self.completions(multipliers)[0][:, 0] + multipliers @ self.budgets
+            values += self.allowance(multipliers)
+        return np.where(np.isnan(values), np.inf, values)  # multipliers so large that sums overflow prove nothing
 
 
 class Dual(NamedTuple):

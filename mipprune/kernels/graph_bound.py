@@ -126,10 +126,12 @@ def _tabulate(count, points, slopes, errors, bends, own, lows, highs, prices, ga
 
 
 @_compile
-def _line(count, first, last, center, before, after, early, late, own, sure):  # type: ignore[no-untyped-def]
+def _line(count, first, last, center, before, after, early, late, own, sure, lost):  # type: ignore[no-untyped-def]
     """Return (intercept, slope, size) of a linear function above the sum of the gains on [first, last].
 
-    Of free entries only what is positive counts; of ``sure`` ones, the kept entries, all of it.
+    Of free entries only what is positive counts; of ``sure`` ones, the kept entries, all of it. ``lost`` are the
+    allowances at the first point. An error e of a slope moves the gain at t by at most e times the minimiser there,
+    which grows with t by at most ``t / first``; so does that allowance on the way from the first point to the last.
     """
     intercept, slope, size = 0.0, 0.0, 0.0
     width = last - first
@@ -147,9 +149,10 @@ def _line(count, first, last, center, before, after, early, late, own, sure):  #
         whole = sure[n] or (first > 0.0 and bottom >= 0.0)  # the concave gain itself, not only its positive part
         if whole and first >= center:
             tangent = own[n] * (early[n] * inner) ** 2
-            intercept += bottom - tangent * first
+            ahead = 1.01 * width * inner * lost[n]
+            intercept += bottom - tangent * first + ahead
             slope += tangent
-            size += abs(bottom) + tangent * last
+            size += abs(bottom) + tangent * last + ahead
             continue
         tangent = own[n] * (late[n] * outer) ** 2
         if whole or top - tangent * width >= 0.0:
@@ -289,8 +292,9 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         slack = _gamma(count + 64)
         for k in range(cells):
             intercept, slope, size = _line(
-                count, points[k], points[k + 1], theta[i], gains[k], gains[k + 1], where[k], where[k + 1], own, sure
-            )
+                count, points[k], points[k + 1], theta[i], gains[k], gains[k + 1], where[k], where[k + 1], own, sure,
+                slacks[k],
+            )  # fmt: skip
             bounds[k] = -np.inf
             if np.isfinite(intercept) and not unbounded:
                 g = a - slope - (a_error + slack * slope + 4.0 * _U * (abs(a) + slope))

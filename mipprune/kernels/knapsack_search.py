@@ -122,12 +122,14 @@ def windows(values, start, base, low, high, beneath, beyond, theta, over, under,
 def _range(left, cost_a, cost_b, lam, best, least, most):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return between which counts of group A some count of B in [least, most] fits and wastes less than ``best``.
 
-    Derived in floating point and widened by one at either end, since every candidate is tested exactly afterwards.
+    Derived in floating point and widened by the rounding and by one at either end, since every candidate is tested
+    exactly afterwards; counts times costs may have 60 bits.
     """
     low, high = -np.inf, np.inf
     for r in range(left.size):
         a, b = float(cost_a[r]), float(cost_b[r])
         room = left[r] - b * least
+        room += 1e-15 * (abs(left[r]) + b * abs(least))
         if a > 0.0:
             high = min(high, room / a)
         elif room < 0.0:
@@ -138,6 +140,7 @@ def _range(left, cost_a, cost_b, lam, best, least, most):  # type: ignore[no-unt
             waste = best / lam[s]
             a_s, b_s = float(cost_a[s]), float(cost_b[s])
             need = left[s] - waste - b_s * most
+            need -= 1e-15 * (abs(left[s]) + waste + b_s * abs(most))
             if r == 0:
                 if a_s > 0.0:
                     low = max(low, need / a_s)

@@ -221,10 +221,19 @@ def dual_bound(plan: Plan, gain: Tensor, dual: Dual) -> float:
 
     where :math:`m_l \le k_l \le h_l` bound the counts. The coefficients outside the inner sum are exact fractions.
     What the witness says the search closed is subtracted after all choices with a smaller gap were looked at again.
+    Multipliers or thresholds so large that sums leave the range of float64 prove nothing: ``inf``.
     """
     given = open_gains(plan, gain)
     if given.infinite:
         return math.inf
+    try:
+        bound = _finite_bound(plan, gain, given, dual)
+    except (OverflowError, ValueError):
+        return math.inf
+    return math.inf if math.isnan(bound) else bound
+
+
+def _finite_bound(plan: Plan, gain: Tensor, given: Open, dual: Dual) -> float:
     theta = np.where(plan.high == 0, 0.0, dual.theta)
     width = dual.closed if dual.closed > 0 else -1.0
     sums = excess(given.gain, plan.layers, theta, width, most=_VERIFIED)
@@ -238,7 +247,9 @@ def dual_bound(plan: Plan, gain: Tensor, dual: Dual) -> float:
     above = math.fsum(sums.sums[active].tolist())
     fixed, error = kept_sum(gain, plan.on)
     closed = 0.0
-    if sums.near is not None and dual.closed > 0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = bool(np.isfinite(plan.costs @ dual.lam).all())
+    if sums.near is not None and dual.closed > 0 and usable:
         closed = _verified(plan, dual._replace(theta=theta), active, sums.near, sums.above)
     total = math.fsum([float(level), above, fixed, -closed])
     size = abs(float(level)) + above + abs(fixed) + closed

@@ -251,7 +251,7 @@ class Budgets(Supports):
             return bound
         for part in gain.split(_PIECE):
             units = part.double() / self.grid  # exact: a power of two
-            if not bool((units == units.round()).all()):
+            if not bool(((units == units.round()) & (units * self.grid == part)).all()):
                 return bound
         return math.floor(bound / self.grid) * self.grid
 

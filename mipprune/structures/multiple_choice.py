@@ -235,7 +235,8 @@ class MultipleChoice(Supports):
         model, _ = self._model(*prepared)
         multipliers = np.ascontiguousarray(rows[:, :-1])
         below = loosened(model, above=False)
-        return choice_search.bound(below, multipliers, float(rows[0, -1]), self.labels)[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # of multipliers that are too large to prove anything
+            return choice_search.bound(below, multipliers, float(rows[0, -1]), self.labels)[0]
 
     # ------------------------------------------------------------------------------------------ membership
 

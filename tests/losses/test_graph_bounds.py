@@ -72,6 +72,28 @@ def compare_exactly(instance: Instance, point: np.ndarray, cell: Cells, fixed: n
             assert float(found.if_off[0, k]) <= off[k]
 
 
+def test_lines_lie_above_gains_for_every_slope_within_the_error() -> None:
+    from mipprune.kernels.graph_bound import _line, _tabulate
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        first = rng.uniform(0.2, 2.0)
+        points = np.array([first, first * rng.uniform(1.01, 2.0)])
+        slope, error, bend, own, price = (np.array([x]) for x in rng.uniform(0.01, [1, 0.3, 0.5, 1, 0.3]))
+        half = rng.choice([0.3, np.inf])
+        low, high = np.array([-half]), np.array([half])
+        gains, slacks, where = (np.empty((2, 1)) for _ in range(3))
+        _tabulate(1, points, slope, error, bend, own, low, high, price, gains, slacks, where)
+        center, sure = rng.choice([0.0, 10.0]), np.array([bool(rng.integers(2))])
+        rows = (gains[0], gains[1], where[0], where[1])
+        intercept, rise, _ = _line(1, *points, center, *rows, own, sure, slacks[0])
+        for t in np.linspace(*points, 20):
+            for k in (slope + error, slope - error):
+                v = np.clip(k / (2.0 * (bend + own / t)), low, high)
+                gain = float((k * v - (bend + own / t) * v * v - price)[0])
+                assert intercept + rise * t >= (gain if sure[0] else max(gain, 0.0)) - 1e-12
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_ten_thousand_random_points_never_prove_too_much(block: int) -> None:
     compared = sum(hunt(seed) for seed in range(32 * block, 32 * (block + 1)))
