@@ -60,7 +60,7 @@ def lasso(data: Array) -> tuple[Array, float]:
     from sklearn.covariance import GraphicalLassoCV
 
     started = time.perf_counter()
-    model = GraphicalLassoCV(alphas=3, n_refinements=1, cv=3, max_iter=50, tol=1e-3, assume_centered=True).fit(data)
+    model = GraphicalLassoCV(alphas=[0.1, 0.2, 0.4], cv=3, max_iter=100, tol=1e-2, assume_centered=True).fit(data)
     strength = np.abs(np.triu(model.precision_, 1))
     i, j = np.nonzero(strength > 1e-8)
     order = np.argsort(-strength[i, j], kind="stable")
@@ -95,9 +95,9 @@ def run(folder: Path | None, out: Path, *, prices: Sequence[float], seeds: int, 
         command="python -m benchmarks.graphical_models.real --data FOLDER",
         notes=(
             "Daily log returns of 452 companies (1,257 days), standardised; of the riboflavin data the genes with the"
-            " largest variance. Of the graphical lasso, whose penalty is chosen by cross-validation, as many of the"
-            " largest entries are kept as the L0 graph has edges, and all of them in the line below. A random pair is"
-            " within a sector in 13 % of cases.",
+            " largest variance. The graphical lasso has its penalty from 3-fold cross-validation over 0.1, 0.2 and"
+            " 0.4; all its edges are shown, and as many of its largest entries as the L0 graphs have edges. S is nearly"
+            " singular here (smallest eigenvalue 0.06; exactly so for the genes), so the bounds are weak.",
         ),
     )
     path = out / "graphical_models_real.json"
@@ -121,13 +121,15 @@ def run(folder: Path | None, out: Path, *, prices: Sequence[float], seeds: int, 
             },
         )
         say(f"{record.results[-1]}")
-        if compare and price == prices[0]:
-            every, taken = lasso(returns)
-            strongest = every[: len(edges)]
-            for name, kept in (("graphical lasso, as many edges", strongest), ("graphical lasso, all", every)):
-                shown = {"data": "S&P 500", "method": name, "edges": len(kept), "within": within(kept, sectors)}
-                record.add(path, {**shown, "seconds": taken})
-                say(f"{shown}")
+    if compare and not record.has(method="graphical lasso, all edges"):
+        every, taken = lasso(returns)
+        counts = sorted({r["edges"] for r in record.results if r["data"] == "S&P 500"})
+        lines = {f"graphical lasso, its strongest {count}": count for count in counts}
+        for name, count in {**lines, "graphical lasso, all edges": len(every)}.items():
+            kept = every[:count]
+            shown = {"data": "S&P 500", "method": name, "edges": len(kept), "within": within(kept, sectors)}
+            record.add(path, {**shown, "seconds": taken})
+            say(f"{shown}")
     x = load(folder, "riboflavin.npz")["X"].astype(np.float64)
     x = x[:, np.sort(np.argsort(-x.var(axis=0), kind="stable")[:genes])]
     for price in prices:
