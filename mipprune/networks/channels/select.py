@@ -50,6 +50,12 @@ class PrunedChannels:
     flops_before: int
     flops_after: int
 
+    def __repr__(self) -> str:
+        return (
+            f"PrunedChannels(widths={self.widths}, {self.flops_before:,} -> {self.flops_after:,} FLOPs, "
+            f"{self.solution.status.value}, proof {self.solution.proof.value})"
+        )
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Kept channels of each unit."""
