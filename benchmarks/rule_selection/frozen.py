@@ -68,8 +68,8 @@ def run(folder: Path | None, out: Path, seconds: float, exact_seconds: float, ca
             columns=_COLUMNS,
             command="python -m benchmarks.rule_selection.frozen --data FOLDER",
             notes=(
-                "Bounds of the tree are checked certificates; those of SCIP and HiGHS are their claims. Other work shared "
-                "the machine, so that seconds are upper bounds; nodes do not depend on it.",
+                "Bounds of the tree are checked certificates; those of SCIP and HiGHS are their claims. Other work "
+                "shared the machine, so that seconds are upper bounds; nodes do not depend on it.",
             ),
         ),
     )
@@ -118,9 +118,9 @@ def scale(folder: Path | None, out: Path, seconds: float) -> Path:
             ),
             command="python -m benchmarks.rule_selection.frozen --data FOLDER --processes",
             notes=(
-                "Starting the processes and compiling in them is not counted: each solves a small problem before. Other "
-                "work shared the two cores. Tasks start without what the search has learned about branching, which is "
-                "why two processes need more nodes.",
+                "Starting the processes and compiling in them is not counted: each solves a small problem before. "
+                "Other work shared the two cores. Tasks start without what the search has learned about branching, "
+                "which is why two processes need more nodes.",
             ),
         ),
     )
