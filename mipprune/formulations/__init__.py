@@ -9,6 +9,7 @@ from .graphs import covariance_of, graphical_model, likelihood_refit
 from .layers import layer_pruning
 from .layerwise import layerwise
 from .masks import transposable_mask
+from .multitask import MultitaskData, multitask_regression
 from .network import network_pruning
 from .regression import RegressionData, sparse_regression
 from .rules import rule_selection
@@ -16,6 +17,7 @@ from .stable import most_frequent, stability_levels, stable_rules
 
 __all__ = [
     "CoupledLayer",
+    "MultitaskData",
     "RegressionData",
     "allocation",
     "channel_widths",
@@ -27,6 +29,7 @@ __all__ = [
     "layerwise",
     "likelihood_refit",
     "most_frequent",
+    "multitask_regression",
     "network_pruning",
     "rule_selection",
     "sparse_regression",

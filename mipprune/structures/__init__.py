@@ -10,6 +10,7 @@ from .groups import Groups
 from .multiple_choice import MultipleChoice
 from .n_of_m import NofM
 from .rooted import Rooted
+from .shared import SharedSupports
 from .stable import Stable
 from .transposable import TransposableNofM
 
@@ -23,6 +24,7 @@ __all__ = [
     "NofM",
     "PerRow",
     "Rooted",
+    "SharedSupports",
     "Stable",
     "TransposableNofM",
 ]

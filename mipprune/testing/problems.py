@@ -214,6 +214,10 @@ def _completed(problem: Problem, model: Any, point: Tensor) -> float | None:
     w = variables["w"]
     fixed = point.double().cpu().numpy()
     linear = [c for c in model.constraints if not isinstance(c, cp.SOC)]
+    if "z" in variables and not isinstance(problem.structure, Sparse):  # the price may be any function of the mask
+        whole = cp.Problem(model.objective, [*model.constraints, w == fixed])
+        whole.solve(solver=cp.SCIP)
+        return None if whole.status not in cp.settings.SOLUTION_PRESENT else float(whole.value)
     if isinstance(problem.structure, Sparse):
         kept = problem.structure.supports.cover(point.cpu() != 0).double().numpy()
         goal = cp.Minimize(cp.sum(variables["z"]))
