@@ -302,11 +302,11 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
     if solution.point is not None and solution.mask is not None:
         if not bool(torch.equal(problem.structure.mask_of(solution.point).cpu(), solution.mask.cpu())):
             raise CertificateError("mask: it is not the support of the stored point")
-        violation = problem.violation(solution.point)
+        wide = exact_tensor(solution.point)  # in float32 a box would be rounded, too
+        violation = problem.violation(wide)
         if violation != 0:
             raise CertificateError(f"violation: the stored point violates the structure by {violation}")
-        value = problem.value(solution.point)
-        rounding = problem.rounding(solution.point)
+        value, rounding = problem.value(wide), problem.rounding(wide)
         if not abs(value - solution.value) <= 2 * rounding + 1e-14 * abs(value):
             raise CertificateError(f"value: stored {solution.value!r}, recomputed {value!r}")
         if not solution.rounding <= 2 * rounding:

@@ -116,3 +116,12 @@ def test_solutions_of_other_types_are_refused(altered: dict[str, Any]) -> None:
     solution = solved(problem, Tangent.at(problem, problem.loss.start()))
     with pytest.raises(CertificateError, match="inconsistent"):
         replace(solution, **altered)
+
+
+def test_a_box_is_not_rounded_to_the_type_of_the_point() -> None:
+    problem = replace(small_problem(), structure=Sparse(Cardinality(1), box=0.1))
+    inside = torch.tensor([0.1, 0.0, 0.0], dtype=torch.float64)
+    solution = Solution.of(problem, inside, stop=Stop.NODES)
+    check(problem, solution)
+    with pytest.raises(CertificateError, match="violat"):
+        check(problem, replace(solution, point=inside.float()))  # 0.1 in float32 is larger
