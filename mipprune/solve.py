@@ -19,6 +19,7 @@ from .solvers.oracle import Oracle
 from .solvers.projected_gradient import ProjectedGradient
 from .solvers.relaxation import certify
 from .solvers.reweighted_rules import ReweightedRules
+from .solvers.task_descent import TaskDescent
 from .solvers.tree.roads import node_bound
 from .solvers.tree_descent import TreeDescent
 
@@ -39,6 +40,7 @@ def choose(problem: Problem) -> Solver:
        too. A weak price makes it long; give a ``Budget(seconds=...)``.
     5. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
     6. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
+       Least squares over the supports of tasks: descent over tasks and exchanges of columns.
     7. Anything else with a majorant: projected gradient.
 
     For 5 to 7 the answer of ``solve`` is certified afterwards.
@@ -51,9 +53,9 @@ def choose(problem: Problem) -> Solver:
         return BranchAndBound()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
-    for rules in (TreeDescent(), ReweightedRules()):
-        if rules.rejects(problem) is None:
-            return rules
+    for special in (TreeDescent(), ReweightedRules(), TaskDescent()):
+        if special.rejects(problem) is None:
+            return special
     return ProjectedGradient()
 
 

@@ -150,7 +150,7 @@ class MultitaskData:
             raise InvalidProblem(f"support_sharing is {support_sharing}; it must be >= 0, or math.inf")
         loss = self.loss(ridge, value_sharing)
         structure: Structure
-        if support_sharing == math.inf:
+        if support_sharing == math.inf or k == 0:
             structure = Sparse(Groups(torch.arange(p).repeat(tasks), k), box=box)
         elif support_sharing == 0 or tasks == 1:
             structure = Sparse(NofM(k, p), box=box)

@@ -34,6 +34,7 @@ from .rule_swaps import RuleSwaps
 from .saliency import Saliency
 from .scip import Scip
 from .spdy import SpdyDP
+from .task_descent import TaskDescent
 from .tree_descent import PricePoint, TreeDescent
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "SparseGPT",
     "SpdyDP",
     "SweepMask",
+    "TaskDescent",
     "TreeDescent",
     "TwoApproximationMask",
     "Wanda",
@@ -106,6 +108,7 @@ ALL = (
     SparseGPT,
     SpdyDP,
     SweepMask,
+    TaskDescent,
     TreeDescent,
     TwoApproximationMask,
     Wanda,

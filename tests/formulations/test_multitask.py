@@ -125,6 +125,26 @@ def test_bad_arguments(change: dict[str, float], message: str) -> None:
         multitask_regression(X, y, **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("sharing", [0.0, 1.0, math.inf])
+def test_no_columns_and_all_columns(sharing: float) -> None:
+    X, y = tasks_of()
+    none = mp.solve(multitask_regression(X, y, 0, support_sharing=sharing, ridge=0.1))
+    assert not bool(none.mask.any()) and none.gap <= 1e-4
+    all_of_them = multitask_regression(X, y, 9, support_sharing=sharing, ridge=0.1)
+    dense = all_of_them.loss.minimise_on(torch.ones(8, dtype=torch.bool))
+    assert mp.solve(all_of_them).value == pytest.approx(all_of_them.loss.value(dense), rel=1e-4)
+
+
+@pytest.mark.parametrize("solver", [mp.Scip(), mp.Highs()])
+def test_exact_back_ends_take_the_price(solver: mp.Solver) -> None:
+    X, y = tasks_of(seed=1, common=False)
+    problem = multitask_regression(X, y, 2, support_sharing=0.2, ridge=0.05)
+    optimum = mp.BranchAndBound().solve(problem, budget=mp.Budget(gap=1e-8)).value
+    solution = solver.solve(problem)
+    assert solution.value == pytest.approx(optimum, rel=2e-4)
+    assert solution.bound is None or solution.bound <= optimum * (1 + 1e-9)
+
+
 def test_bad_data() -> None:
     X, y = tasks_of()
     with pytest.raises(mp.errors.InvalidProblem, match="one of each"):
