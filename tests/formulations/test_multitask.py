@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +144,16 @@ def test_exact_back_ends_take_the_price(solver: mp.Solver) -> None:
     solution = solver.solve(problem)
     assert solution.value == pytest.approx(optimum, rel=2e-4)
     assert solution.bound is None or solution.bound <= optimum * (1 + 1e-9)
+
+
+def test_answers_are_stored_with_their_proof(tmp_path: Path) -> None:
+    X, y = tasks_of(common=False)
+    problem = multitask_regression(X, y, 2, support_sharing=0.1, value_sharing=0.1, ridge=0.05)
+    solution = mp.solve(problem)
+    path = mp.save(tmp_path / "tasks.safetensors", {"tasks": (problem, solution)})
+    assert mp.load(path)["tasks"].problem.fingerprint == problem.fingerprint
+    checked = mp.io.check_file(path, exact=True)["tasks"]
+    assert checked.bound == pytest.approx(solution.bound, rel=1e-9)
 
 
 def test_bad_data() -> None:

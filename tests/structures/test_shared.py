@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -79,6 +80,40 @@ def test_bounds_are_never_below_the_best_mask(tasks: int, columns: int, count: i
         assert structure.argmin_bound(model, random) <= best + 1e-14 * abs(best)
         assert structure.argmin_bound(model, None) <= best + 1e-14 * abs(best)
     assert missed <= trials // 5
+
+
+def test_bounds_hold_in_exact_arithmetic() -> None:
+    """Gains over many orders of magnitude, tied ones, stated rounding of the slopes, extreme prices and multipliers."""
+    rng = np.random.default_rng(11)
+    for _ in range(150):
+        tasks = int(rng.integers(1, 4))
+        columns = int(rng.integers(1, 9 // tasks + 1))
+        size, count = tasks * columns, int(rng.integers(0, columns + 1))
+        weight = float(rng.choice([0.0, 1e-12, 0.1, 1.0, 1e3, 1e8]))
+        structure = SharedSupports(tasks, count, weight)
+        linear = rng.normal(size=size) * 10.0 ** rng.integers(-9, 9, size=size if rng.random() < 0.5 else 1)
+        linear = np.round(linear) if rng.random() < 0.4 else linear
+        curvature = float(rng.choice([1.0, 0.3]))
+        model = mp.core.separable.Separable(
+            constant=0.0,
+            linear=torch.from_numpy(linear),
+            curvature=torch.full((size,), curvature, dtype=torch.float64),
+            linear_error=torch.from_numpy(1e-10 * np.abs(linear)) if rng.random() < 0.3 else None,
+        )
+        masks = masks_of(structure, size)
+        estimates = charges_of(structure, masks) - masks.double() @ (0.5 / curvature * model.linear.square())
+        best = min(
+            Fraction(weight) / 2 * sum(Fraction(m) - Fraction(m * m, tasks) for m in kept.sum(axis=0).tolist())
+            - sum((Fraction(float(a)) ** 2 / (2 * Fraction(curvature)) for a in linear[kept.reshape(-1)]), Fraction(0))
+            for kept in (
+                masks[i].reshape(tasks, columns).numpy()
+                for i in estimates.topk(min(5, len(masks)), largest=False).indices
+            )
+        )
+        found = structure.argmin(model)
+        random = torch.from_numpy(rng.exponential(size=tasks) * 10.0 ** rng.integers(-3, 6))
+        for bound in (found.bound, structure.argmin_bound(model, None), structure.argmin_bound(model, random)):
+            assert Fraction(bound) <= best
 
 
 def test_fixing_everything_makes_the_bound_the_value() -> None:
