@@ -61,9 +61,10 @@ def check_arrays(tree: SparseTree, size: int) -> None:
     """Raise :class:`CertificateError` unless the arrays of a tree fit each other."""
     nodes, steps, points = len(tree), tree.step_entry.numel(), tree.point_entry.numel()
     tangents, splits = tree.point_start.numel() - 1, tree.split_start.numel() - 1
-    numbers = {"point_value", "split_value", "step_value", "claim"}
+    numbers = dict.fromkeys(("point_value", "split_value", "step_value", "claim"), torch.float64)
+    kinds = {**numbers, "step_kind": torch.int8}  # narrower integers would overflow where one is added to them
     for name, part in vars(tree).items():
-        if part.ndim != (2 if name == "children" else 1) or part.is_floating_point() != (name in numbers):
+        if part.ndim != (2 if name == "children" else 1) or part.dtype != kinds.get(name, torch.int64):
             raise CertificateError(f"tree: {name} has shape {tuple(part.shape)} and type {part.dtype}")
     for wrong, message in (
         (tree.index.shape != (nodes,), "indices do not fit the nodes"),

@@ -82,6 +82,8 @@ def test_sparse_trees_of_other_types_and_repeated_entries_are_refused() -> None:
         {"index": tree.index.double()},
         {"children": tree.children.double() + 0.5},
         {"tangent": tree.tangent.double()},
+        {"split_of": tree.split_of.to(torch.int8)},
+        {"tangent": tree.tangent > 0},
         {"step_kind": tree.step_kind.double()},
         {"claim": tree.claim.long()},
         {"index": tree.index[:, None]},
