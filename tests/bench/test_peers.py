@@ -9,7 +9,7 @@ import torch
 
 import mipprune as mp
 from mipprune.bench import judge
-from mipprune.bench.peers import Abess, LassoPath, MatchingPursuit, ThroughCvxpy
+from mipprune.bench.peers import Abess, GraphicalLassoPath, LassoPath, MatchingPursuit, ThroughCvxpy
 
 
 def _problem(count: int = 3) -> mp.Problem:
@@ -48,3 +48,15 @@ def test_a_solver_behind_cvxpy_answers_with_a_judged_point_and_no_bound() -> Non
     assert judge(problem, answer).faults == () and answer.bound is None
     assert answer.value == pytest.approx(mp.solve(problem, mp.BranchAndBound()).value, rel=1e-4)
     assert "finds no solver" in str(ThroughCvxpy("NOT_THERE").rejects(problem))
+
+
+def test_the_graphical_lasso_is_refitted_and_never_below_the_optimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(80, 5, generator=generator, dtype=torch.float64)
+    samples[:, 1] += samples[:, 0]
+    problem = mp.formulations.graphical_model(samples, l0=0.05, l2=0.05)
+    answer = GraphicalLassoPath().solve(problem)
+    best = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=0.0, absolute_gap=1e-6))
+    assert judge(problem, answer).faults == () and answer.bound is None
+    assert best.value - 1e-9 <= answer.value <= best.value + 0.05
+    assert "graphical models with a price" in str(GraphicalLassoPath().rejects(_problem()))

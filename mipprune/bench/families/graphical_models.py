@@ -12,6 +12,7 @@ from ...core.problem import Problem
 from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import graphical_model
+from ..peers import GraphicalLassoPath
 from .family import Family
 
 __all__ = ["GRAPHICAL_MODELS", "gaussian_sample"]
@@ -64,9 +65,11 @@ def _build(*, nodes: int, samples: int, l0: float, l2: float, seed: int, model: 
 
 _SOLVERS: dict[str, Callable[[], Solver]] = {
     "tree": solvers.BranchAndBound,
-    "descent": solvers.ProjectedGradient,
+    "edge-descent": solvers.EdgeDescent,
+    "projected-gradient": solvers.ProjectedGradient,
     "scip": solvers.Scip,
     "highs": solvers.Highs,
+    "graphical-lasso": GraphicalLassoPath,
 }
 
 GRAPHICAL_MODELS = Family(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .graphs import GraphicalLassoPath
 from .regression import Abess, LassoPath, MatchingPursuit
 from .through_cvxpy import ThroughCvxpy
 
-__all__ = ["Abess", "LassoPath", "MatchingPursuit", "ThroughCvxpy"]
+__all__ = ["Abess", "GraphicalLassoPath", "LassoPath", "MatchingPursuit", "ThroughCvxpy"]
