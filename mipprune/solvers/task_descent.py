@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from ..core.arrays import as_tensor
 from ..core.problem import Problem
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
+from ..core.structure import Supports
 from ..errors import InvalidProblem
 from ..losses.least_squares import LeastSquares
 from ..structures.groups import Groups
@@ -51,8 +53,9 @@ class TaskDescent:
 
     .. math:: \tfrac12 r_U^\top (H_{UU} - H_{UT}H_{TT}^{-1}H_{TU})^{-1} r_U .
 
-    Where differences have a price, a column is also dropped and another one added in all tasks that use it. The value
-    never rises.
+    Where differences have a price, a column is also dropped and another one added in all tasks that use it, and the
+    search begins three times: from nothing, from the end of a search with a common support, and of one without the
+    price. The value never rises.
 
     References
     ----------
@@ -119,34 +122,86 @@ class TaskDescent:
         accept(self, problem)
         budget = budget or Budget()
         watch = Watch(budget, progress)
-        run = _Run(problem, self.tolerance)
-        stop, steps = Stop.CONVERGED, 0
+        search = _Search(self, watch)
         try:
-            if start is not None:
-                begin = as_tensor(start, "start", shape=problem.shape).detach().cpu().double()
-                begin = begin if problem.violation(begin) == 0 else problem.reference.repair(begin)
-                run.move_to(begin != 0)
-            watch.report(run.value, None)
-            for phase, limit in ((run.sweep, self.sweeps), (run.exchange, self.exchanges)):
-                for _ in range(limit):
-                    due = watch.due(iterations=steps or None)
-                    if due is not None:
-                        break
-                    improved = phase(watch)
-                    steps += 1
-                    watch.report(run.value, None)
-                    if not improved:
-                        break
-                else:
-                    stop = Stop.ITERATIONS if limit else stop
-                if (due := watch.due(iterations=steps)) is not None:
-                    stop = due
-                    break
+            stop = search.run(problem, start)
         except KeyboardInterrupt:
             stop = Stop.USER
-        point = run.w.to(problem.loss.design)  # type: ignore[attr-defined]
+        if search.current is not None:
+            search.offer(search.current)
+        point = torch.zeros(problem.shape, dtype=torch.float64) if search.point is None else search.point
+        point = point.to(problem.loss.design)  # type: ignore[attr-defined]
         solution = Solution.of(problem, point, stop=stop, tolerance=budget.gap, solver=self.name)
-        return replace(solution, stats=watch.stats(iterations=steps, device="cpu"))
+        return replace(solution, stats=watch.stats(iterations=search.steps, device="cpu"))
+
+
+class _Search:
+    """The runs from one or several first supports, and the best point of all."""
+
+    def __init__(self, solver: TaskDescent, watch: Watch) -> None:
+        self.solver, self.watch = solver, watch
+        self.point: Tensor | None = None
+        self.value, self.steps = math.inf, 0
+        self.current: _Run | None = None
+
+    def offer(self, run: _Run) -> None:
+        """Keep the point of a run when it is the best one."""
+        if run.value < self.value:
+            self.point, self.value = run.w, run.value
+
+    def run(self, problem: Problem, start: Tensor | None) -> Stop:
+        """Run from the start, or else from the empty support and from where neighbouring problems end."""
+        if start is not None:
+            begin = as_tensor(start, "start", shape=problem.shape).detach().cpu().double()
+            begin = begin if problem.violation(begin) == 0 else problem.reference.repair(begin)
+            return self._descend(problem, begin != 0)
+        stop = self._descend(problem, None)
+        structure = problem.structure
+        if not isinstance(structure, SharedSupports) or structure.weight == 0:
+            return stop
+        columns = problem.size // structure.tasks
+        families: list[Supports] = [Groups(torch.arange(columns).repeat(structure.tasks), structure.count)]
+        if structure.count:
+            families.append(NofM(min(structure.count, columns), columns))
+        for family in families:  # no price, or one that no difference can pay
+            if stop is not Stop.CONVERGED:
+                break
+            other = _Run(replace(problem, structure=Sparse(family)), self.solver.tolerance)
+            stop = self._phases(other, silent=True)
+            if stop is Stop.CONVERGED:
+                stop = self._descend(problem, other.w != 0)
+        return stop
+
+    def _descend(self, problem: Problem, mask: Tensor | None) -> Stop:
+        self.current = _Run(problem, self.solver.tolerance)
+        if mask is not None:
+            self.current.move_to(mask)
+        stop = self._phases(self.current)
+        self.offer(self.current)
+        return stop
+
+    def _phases(self, run: _Run, silent: bool = False) -> Stop:
+        """Descend, then exchange, until nothing improves or a limit is reached."""
+        stop = Stop.CONVERGED
+        self._report(run, silent)
+        for phase, limit in ((run.sweep, self.solver.sweeps), (run.exchange, self.solver.exchanges)):
+            for _ in range(limit):
+                due = self.watch.due(iterations=self.steps or None)
+                if due is not None:
+                    return due
+                improved = phase(self.watch)
+                self.steps += 1
+                self._report(run, silent)
+                if not improved:
+                    break
+            else:
+                stop = Stop.ITERATIONS if limit else stop
+        return self.watch.due() or stop
+
+    def _report(self, run: _Run, silent: bool) -> None:
+        """Report the best value so far; a run on a neighbouring problem has none of its own."""
+        value = self.value if silent else min(self.value, run.value)
+        self.watch.report(value if math.isfinite(value) else None, None)
 
 
 class _Run:
@@ -207,11 +262,12 @@ class _Run:
 
     def _refit(self) -> None:
         kept = self.chosen[self.unit_of].nonzero().ravel()
-        self.w = torch.zeros(len(self.unit_of), dtype=torch.float64)
+        w = torch.zeros(len(self.unit_of), dtype=torch.float64)
         if len(kept):
             factor = torch.linalg.cholesky(self.hessian[kept][:, kept])
-            self.w[kept] = torch.cholesky_solve(self.pull[kept].unsqueeze(1), factor).squeeze(1)
-        self.value = self.constant - 0.5 * float(self.pull @ self.w) + self._price(self.chosen)
+            w[kept] = torch.cholesky_solve(self.pull[kept].unsqueeze(1), factor).squeeze(1)
+        value = self.constant - 0.5 * float(self.pull @ w) + self._price(self.chosen)
+        self.w, self.value = w, value
 
     def move_to(self, mask: Tensor) -> None:
         """Go to the refit on the smallest support around a mask."""

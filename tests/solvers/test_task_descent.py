@@ -51,6 +51,16 @@ def test_the_search_helps_and_never_hurts(sharing: float) -> None:
     assert searched.value == pytest.approx(trace[-1], rel=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_priced_differences_cost_no_more_than_none_or_any(seed: int) -> None:
+    """The ends with a common support, and without the price, are members here too, and never better."""
+    problem = problem_of(0.3, seed, tasks=3, p=15, n=16)
+    value = TaskDescent().solve(problem).value
+    for sharing in (0.0, math.inf):
+        point = TaskDescent().solve(problem_of(sharing, seed, tasks=3, p=15, n=16)).point
+        assert value <= problem.value(point) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("sharing", SHARING)
 def test_no_single_exchange_is_left(sharing: float) -> None:
     """Every exchange of one unit within a task (of a column, for a common support) is refitted and compared."""
