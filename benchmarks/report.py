@@ -1,4 +1,7 @@
-"""Write RESULTS.md from the records: ``python -m benchmarks.report [--results FOLDER] [--out FILE]``."""
+"""Write RESULTS.md from the records: ``python -m benchmarks.report [--results FOLDER] [--out FILE]``.
+
+With the default folder the tables of the solver suite in README.md are written too, from ``results/suite.parquet``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
+
+README = ROOT.parent / "README.md"
+BEGIN, END = "<!-- suite:begin -->\n", "<!-- suite:end -->"
 
 _HEAD = """# Results
 
@@ -26,7 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     records = [json.loads(file.read_text()) for file in sorted(options.results.glob("*.json"))]
     sections = [section(record) for record in records if "columns" in record]
     options.out.write_text("\n".join([_HEAD, *sections]))
+    if options.results == RESULTS and (RESULTS / "suite.parquet").is_file():
+        README.write_text(with_suite(README.read_text()))
     return Path(options.out)
+
+
+def with_suite(page: str) -> str:
+    """Return a page with the tables of the solver suite between its two markers."""
+    from mipprune.bench import Store, known_optima, markdown
+
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks the markers {BEGIN.strip()} and {END}")
+    return before + begin + markdown(Store(RESULTS / "suite.parquet").read(), known_optima()) + end + after
 
 
 def section(record: dict[str, Any]) -> str:

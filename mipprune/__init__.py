@@ -48,8 +48,8 @@ __all__ = [
     "ADMM",
     "OBC",
     "Antichain",
-    "Argmin",
     "AnySupport",
+    "Argmin",
     "BlockSearch",
     "BranchAndBound",
     "Budget",
@@ -68,8 +68,8 @@ __all__ = [
     "LeastSquares",
     "Linear",
     "LocalSearch",
-    "Loss",
     "Logistic",
+    "Loss",
     "LowRank",
     "Magnitude",
     "Masks",
@@ -81,29 +81,30 @@ __all__ = [
     "ProjectedGradient",
     "Proof",
     "Quadratic",
+    "RuleSwaps",
     "Saliency",
     "Scip",
     "Selection",
     "Separable",
     "Solution",
     "Solver",
-    "RuleSwaps",
     "SolverFailure",
     "Sparse",
     "SparseGPT",
+    "SparseTree",
     "Stable",
     "Stats",
     "Status",
-    "SparseTree",
     "Stop",
     "Structure",
     "Supports",
     "Tangent",
     "TransposableNofM",
-    "TreeDescent",
     "Tree",
+    "TreeDescent",
     "Unsupported",
     "Wanda",
+    "bench",
     "certify",
     "check",
     "choose",
@@ -121,7 +122,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``networks`` and ``estimators`` on first use: a modelling session never needs them."""
-    if name in ("networks", "estimators"):
+    """Import ``networks``, ``bench`` and ``estimators`` on first use: a modelling session never needs them."""
+    if name in ("networks", "bench", "estimators"):
         return import_module(f"mipprune.{name}")
     raise AttributeError(f"module 'mipprune' has no attribute {name!r}")

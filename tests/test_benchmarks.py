@@ -210,3 +210,10 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
     again = Record.open(tmp_path / "x.json", Record("name", "title", {"a": [1, 2], "b": {"c": 0.5}}, [], "python -m x"))
     assert again.results[0]["long"] == list(range(100))
     assert again.has(x=1.25) and not again.has(x=1.0)
+
+
+def test_the_tables_of_the_readme_are_those_of_the_records() -> None:
+    page = report.README.read_text(encoding="utf-8")
+    assert report.with_suite(page) == page, "run `python -m benchmarks.report`"
+    with pytest.raises(ValueError, match="lacks the markers"):
+        report.with_suite("nothing")

@@ -40,6 +40,7 @@ DENSITIES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 
 
 
 def _unstructured(shape: tuple[int, int], density: float) -> Supports:
+    """Return the weights kept anywhere in the layer."""
     return Cardinality(round(density * shape[0] * shape[1]))
 
 

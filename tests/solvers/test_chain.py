@@ -12,8 +12,8 @@ from torch import Tensor
 
 import mipprune as mp
 from mipprune import LeastSquares, Problem, Sparse, Stable
-from mipprune.solvers.cutting_planes import CuttingPlanes
 from mipprune.solvers.chain import FrontierPoint, frontier, frontier_upwards
+from mipprune.solvers.cutting_planes import CuttingPlanes
 from mipprune.testing import enumerate_optimum
 
 BUDGET = mp.Budget(gap=1e-6)

@@ -12,10 +12,21 @@ import pytest
 import torch
 
 import mipprune.structures
-from mipprune import Cardinality, Groups, InvalidProblem, Linear, Masks, NofM, PerRow, Problem, Sparse, Supports
+from mipprune import (
+    Budgets,
+    Cardinality,
+    Groups,
+    InvalidProblem,
+    Linear,
+    Masks,
+    NofM,
+    PerRow,
+    Problem,
+    Sparse,
+    Supports,
+)
 from mipprune import TransposableNofM as Transposable
-from mipprune import Budgets
-from mipprune.structures import ALL, AnySupport, Stable
+from mipprune.structures import ALL, Antichain, AnySupport, Rooted, Stable
 from mipprune.structures.multiple_choice import MultipleChoice
 from mipprune.testing import check_problem, check_structure, check_supports
 
@@ -54,6 +65,9 @@ FAMILIES: list[tuple[Supports, tuple[int, ...]]] = [
     (Budgets([4, 2, 4], [0.1, 0.2, 0.3], 0.9), (10,)),
     (Budgets([3, 4, 3], [[1, 1, 1], [10, 1, 3], [0, 5, 2]], [7, 33, 20]), (10,)),
     (AnySupport(), (5,)),
+    (Antichain(torch.tensor([-1, 0, 0, -1, 3, 4, 4])), (7,)),
+    (Antichain(torch.tensor([-1, 0, 0, -1, 3, 4, 4]), 2), (7,)),
+    (Rooted(torch.tensor([-1, 0, 0, -1, 3, 4, 4])), (7,)),
 ]
 
 
@@ -114,7 +128,7 @@ def test_the_tuple_of_all_families_is_complete() -> None:
     found = set()
     for module in pkgutil.iter_modules(mipprune.structures.__path__, "mipprune.structures."):
         for value in vars(importlib.import_module(module.name)).values():
-            own = inspect.isclass(value) and value.__module__ == module.name
+            own = inspect.isclass(value) and value.__module__ == module.name and not value.__name__.startswith("_")
             if own and issubclass(value, Supports) and not inspect.isabstract(value):
                 found.add(value)
     assert found == set(ALL)
