@@ -6,16 +6,14 @@ progress, and a run that finds its record goes on where it stopped. Machines are
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from mipprune.bench.machine import machine, versions
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
@@ -23,50 +21,9 @@ RESULTS = ROOT / "results"
 OUTPUTS = ROOT / "outputs"
 """What quick runs leave behind; ignored by git."""
 
-_PACKAGES = ("mipprune", "torch", "numpy", "scipy", "cvxpy", "pyscipopt", "highspy", "numba", "transformers")
-
 
 class Unavailable(Exception):
     """Data or a package that a benchmark needs are absent; the message says how to get them."""
-
-
-def machine() -> dict[str, Any]:
-    """Describe the hardware: processor, cores that this process may use, memory, accelerator, threads of torch."""
-    import torch
-
-    found: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory_gib(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    if torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
-    return found
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> int | None:
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    return None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that matter."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def command(module: str, options: Mapping[str, object]) -> str:

@@ -67,15 +67,12 @@ class Job:
 
     def problem(self) -> Problem:
         """Build the instance."""
-        family = families.find(self.family)
-        extra = {"data": None if self.data is None else Path(self.data)} if family.takes_data else {}
-        return family.build(seed=self.seed, **self.parameters, **extra)
+        data = None if self.data is None else Path(self.data)
+        return families.find(self.family).problem(self.parameters, self.seed, data)
 
     def warm_up(self) -> Problem:
         """Build the tiny instance of the family."""
-        family = families.find(self.family)
-        extra = {"data": None} if family.takes_data else {}
-        return family.build(seed=0, **family.tiny, **extra)
+        return families.find(self.family).tiny_problem()
 
     def make_solver(self) -> Solver:
         """Return the solver, certifying when the name asks for it.

@@ -77,9 +77,8 @@ class DatasetParts:
 
     def get_data(self) -> dict[str, Any]:
         """Return the problem."""
-        family = families.find(self.family)
-        extra = {"data": None if self.data is None else Path(self.data)} if family.takes_data else {}
-        return {"problem": family.build(seed=self.seed, **json.loads(self.instance), **extra)}
+        data = None if self.data is None else Path(self.data)
+        return {"problem": families.find(self.family).problem(json.loads(self.instance), self.seed, data)}
 
 
 class SolverParts:
@@ -104,9 +103,7 @@ class SolverParts:
 
     def warm_up(self) -> None:
         """Solve the family's tiny instance, so that nothing is compiled while the clock runs."""
-        family = families.find(self.family)
-        extra = {"data": None} if family.takes_data else {}
-        tiny = family.build(seed=0, **family.tiny, **extra)
+        tiny = families.find(self.family).tiny_problem()
         made = self._made()
         if made.rejects(tiny) is None:
             made.solve(tiny, budget=Budget(seconds=20.0))

@@ -20,6 +20,7 @@ _PACKAGES = (
     "pyscipopt",
     "highspy",
     "numba",
+    "transformers",
     "scikit-learn",
     "l0bnb",
     "el0ps",

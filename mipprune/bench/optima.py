@@ -58,7 +58,7 @@ class Known:
         InvalidProblem
             If its data differ from those of the stored fingerprint.
         """
-        problem = families.find(self.family).build(seed=self.seed, **self.parameters)
+        problem = families.find(self.family).problem(self.parameters, self.seed)
         if problem.fingerprint != self.fingerprint:
             raise InvalidProblem(
                 f"{self.name}: the generator gives other data than those the optimum was proven for; its random "

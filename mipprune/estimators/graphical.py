@@ -10,11 +10,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..core.solver import Budget, Solver
-from ..errors import InvalidProblem, SolverFailure
+from ..errors import SolverFailure
 from ..formulations.graphs import covariance_of, graphical_model, likelihood_refit
 from ..losses.pseudo_likelihood import PseudoLikelihood
 from ..solve import solve
 from ..solvers.branch_and_bound import BranchAndBound
+from .plotting import axes
 
 __all__ = ["L0GraphicalModel"]
 
@@ -201,12 +202,8 @@ class L0GraphicalModel(BaseEstimator):
         """
         import networkx as nx
 
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise InvalidProblem("plots need matplotlib: pip install 'mipprune[plot]'") from error
         graph = self.to_networkx()
-        ax = pyplot.subplots()[1] if ax is None else ax
+        ax = axes(ax)
         weights = [graph.edges[edge]["weight"] for edge in graph.edges]
         nx.draw_networkx(
             graph,

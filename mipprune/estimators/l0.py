@@ -18,6 +18,7 @@ from ..errors import InvalidProblem
 from ..formulations.regression import RegressionData
 from ..solve import solve
 from ..solvers.branch_and_bound import BranchAndBound
+from .plotting import axes
 
 __all__ = ["L0Regressor", "L0RegressorCV"]
 
@@ -295,11 +296,7 @@ class L0RegressorCV(_Linear):
             Without matplotlib.
         """
         check_is_fitted(self)
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise InvalidProblem("plots need matplotlib: pip install 'mipprune[plot]'") from error
-        ax = pyplot.subplots()[1] if ax is None else ax
+        ax = axes(ax)
         names = getattr(self, "feature_names_in_", None)
         for column in np.flatnonzero(self.path_.any(axis=0)):
             name = f"x{column}" if names is None else str(names[column])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..errors import InvalidProblem
 from ..losses.low_rank import LowRank
 from ..structures.budgets import Budgets
 from ..structures.cardinality import Cardinality
+from .limits import as_limit
 
 __all__ = ["network_pruning"]
 
@@ -188,14 +190,4 @@ def _budgets(sizes: list[int], names: list[str] | None, nnz: Any, flops: Any, co
 
 def _limit(budget: Any, dense: float, name: str) -> int:
     """A budget as a whole number: given as one, or as a share of the dense network, rounded down."""
-    if isinstance(budget, (bool, str)) or not isinstance(budget, (int, float, np.number)):
-        raise InvalidProblem(f"{name} is {budget!r}; give a whole number, or a share of the dense network in [0, 1]")
-    if isinstance(budget, (int, np.integer)):
-        if budget < 0:
-            raise InvalidProblem(f"{name} is {budget}; a budget is >= 0")
-        return int(budget)
-    if not 0.0 <= float(budget) <= 1.0:
-        raise InvalidProblem(
-            f"{name} is {budget}; a float is a share of the dense network in [0, 1], a count must be a whole number"
-        )
-    return math.floor(float(budget) * dense * (1.0 + 1e-12))  # 0.3 of 10 is 3, whatever 0.3 * 10 rounds to
+    return math.floor(as_limit(budget, Fraction(dense), name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...core.problem import Problem
@@ -48,6 +49,15 @@ class Family:
     solvers: Mapping[str, Callable[[], Solver]]
     size: str
     takes_data: bool = False
+
+    def problem(self, parameters: Parameters, seed: int, data: Path | None = None) -> Problem:
+        """Build an instance; ``data`` is the folder of real data, for a family that takes one."""
+        extra = {"data": data} if self.takes_data else {}
+        return self.build(seed=seed, **parameters, **extra)
+
+    def tiny_problem(self, seed: int = 0) -> Problem:
+        """Build the instance on which solvers warm up."""
+        return self.problem(self.tiny, seed)
 
 
 def label(parameters: Parameters, seed: int) -> str:
