@@ -12,16 +12,16 @@ from .core.solver import Budget, Progress, Solver
 from .errors import Unsupported
 from .losses.linear import Linear
 from .losses.quadratic import Quadratic
-from .solvers.admm import ADMM
+from .solvers.bounds.dual_bundle import DualBundle
+from .solvers.bounds.relaxation import certify
 from .solvers.branch_and_bound import BranchAndBound
-from .solvers.dual_bundle import DualBundle
+from .solvers.descent.projected_gradient import ProjectedGradient
+from .solvers.descent.task_descent import TaskDescent
+from .solvers.layers.admm import ADMM
 from .solvers.oracle import Oracle
-from .solvers.projected_gradient import ProjectedGradient
-from .solvers.relaxation import certify
-from .solvers.reweighted_rules import ReweightedRules
-from .solvers.task_descent import TaskDescent
+from .solvers.rules.reweighted_rules import ReweightedRules
+from .solvers.rules.tree_descent import TreeDescent
 from .solvers.tree.roads import node_bound
-from .solvers.tree_descent import TreeDescent
 
 __all__ = ["choose", "solve"]
 

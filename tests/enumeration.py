@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mipprune import Problem, Quadratic
-from mipprune.solvers.layer import row_groups
+from mipprune.solvers.layers.layer import row_groups
 
 __all__ = ["Enumeration"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import mipprune as mp
 from benchmarks.common import RESULTS, Record, command, rounded, say
 from mipprune.kernels.choice import minimise_dual
-from mipprune.solvers.spdy import SpdyDP
+from mipprune.solvers.budgets.spdy import SpdyDP
 
 LEVELS = 101
 _BOTTLENECKS = ((64, 256, 3, 56), (128, 512, 4, 28), (256, 1024, 6, 14), (512, 2048, 3, 7))

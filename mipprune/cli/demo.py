@@ -179,7 +179,7 @@ def _prune_layer(work: _LayerTasks) -> list[tuple[_Key, LayerRow, Tensor]]:
 
 def _certify_file(work: tuple[Path, float]) -> tuple[Path, LayerRow]:
     """Add a certificate to the solution in a file; returns the row of the report with the bound."""
-    from mipprune.solvers.relaxation import certify
+    from mipprune.solvers.bounds.relaxation import certify
 
     file, seconds = work
     started = time.perf_counter()

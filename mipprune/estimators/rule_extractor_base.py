@@ -25,11 +25,11 @@ from ..rules.extraction import extract_rules
 from ..rules.matrix import RuleMatrix, evaluate
 from ..rules.model import RuleModel, readable
 from ..solve import solve
+from ..solvers.bounds.relaxation import certify
 from ..solvers.branch_and_bound import BranchAndBound
-from ..solvers.relaxation import certify
-from ..solvers.reweighted_rules import ReweightedRules
-from ..solvers.rule_swaps import RuleSwaps
-from ..solvers.tree_descent import TreeDescent
+from ..solvers.rules.reweighted_rules import ReweightedRules
+from ..solvers.rules.rule_swaps import RuleSwaps
+from ..solvers.rules.tree_descent import TreeDescent
 from .frontier import ParetoFrontier
 
 __all__ = ["RuleExtractor"]

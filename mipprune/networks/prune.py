@@ -251,7 +251,7 @@ def _choose(
 
 def _seeded(solver: Solver | None, seed: int) -> Solver:
     if solver is None:
-        from mipprune.solvers.admm import ADMM
+        from mipprune.solvers.layers.admm import ADMM
 
         solver = ADMM()
     if is_dataclass(solver) and any(field.name == "seed" for field in fields(solver)):

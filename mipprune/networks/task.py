@@ -111,7 +111,7 @@ def _run(task: Task) -> Outcome:
         raise SolverFailure(f"{task.solver.name} found no admissible weights ({solution.stop.value})")
     stop, certify_seconds = solution.stop, None
     if task.certify is not None:
-        from mipprune.solvers.relaxation import certify
+        from mipprune.solvers.bounds.relaxation import certify
 
         before = time.perf_counter()
         solution = compact(problem, _uninterrupted(certify(problem, solution, budget=task.certify)))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from .admm import ADMM
-from .block_search import BlockSearch
+from .bounds.dual_bundle import DualBundle
+from .bounds.relaxation import certify
 from .branch_and_bound import BranchAndBound
-from .budget_baselines import GoldenSection, GreedyBudget
-from .chain import FrontierPoint, frontier, frontier_upwards
-from .cutting_planes import CuttingPlanes
-from .discrete_first_order import DiscreteFirstOrder
-from .dual_bundle import DualBundle
-from .edge_descent import EdgeDescent
-from .highs import Highs
-from .layer_descent import LayerDescent
-from .local_search import LocalSearch
-from .mask_baselines import (
+from .budgets.baselines import GoldenSection, GreedyBudget
+from .budgets.block_search import BlockSearch
+from .budgets.discrete_first_order import DiscreteFirstOrder
+from .budgets.saliency import Saliency
+from .budgets.spdy import SpdyDP
+from .cuts.chain import FrontierPoint, frontier, frontier_upwards
+from .cuts.cutting_planes import CuttingPlanes
+from .descent.edge_descent import EdgeDescent
+from .descent.projected_gradient import ProjectedGradient
+from .descent.task_descent import TaskDescent
+from .exact.highs import Highs
+from .exact.scip import Scip
+from .layers.admm import ADMM
+from .layers.local_search import LocalSearch
+from .layers.obc import OBC
+from .layers.one_shot import Magnitude, SparseGPT, Wanda
+from .masks.baselines import (
     BiNMMask,
     EntropicMask,
     GreedyMask,
@@ -23,19 +30,12 @@ from .mask_baselines import (
     SweepMask,
     TwoApproximationMask,
 )
-from .obc import OBC
-from .one_shot import Magnitude, SparseGPT, Wanda
+from .masks.permutation import Permutation, search_permutation
 from .oracle import Oracle
-from .permutation import Permutation, search_permutation
-from .projected_gradient import ProjectedGradient
-from .relaxation import certify
-from .reweighted_rules import ReweightedRules
-from .rule_swaps import RuleSwaps
-from .saliency import Saliency
-from .scip import Scip
-from .spdy import SpdyDP
-from .task_descent import TaskDescent
-from .tree_descent import PricePoint, TreeDescent
+from .rules.layer_descent import LayerDescent
+from .rules.reweighted_rules import ReweightedRules
+from .rules.rule_swaps import RuleSwaps
+from .rules.tree_descent import PricePoint, TreeDescent
 
 __all__ = [
     "ADMM",

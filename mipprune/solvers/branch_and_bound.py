@@ -19,7 +19,7 @@ from ..core.separable import Separable
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
-from .relaxation import Relaxed, best_tangent, relax
+from .bounds.relaxation import Relaxed, best_tangent, relax
 from .tree.drive import Checkpoint, drive
 from .tree.roads import node_bound
 from .tree.search import Settings

@@ -17,7 +17,7 @@ from ..core.loss import Loss
 from ..core.problem import Problem
 from ..core.solution import check
 from ..errors import InvalidProblem, MippruneError, Unsupported
-from ..solvers.relaxation import certify
+from ..solvers.bounds.relaxation import certify
 from .enumeration import enumerate_optimum
 from .require import random_mask, random_point, require, separable_size
 

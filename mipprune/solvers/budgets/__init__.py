@@ -1,0 +1,1 @@
+"""Choices within budgets over whole networks: saliencies, gradient steps, blocks, allocation, and their baselines."""

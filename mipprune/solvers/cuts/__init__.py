@@ -1,0 +1,1 @@
+"""Cutting planes in the mask: what a tangent says of every mask, kept by a master; chains of problems share it."""

@@ -1,0 +1,1 @@
+"""Pruning one layer: ALPS, SparseGPT, Wanda, optimal brain compression, local search."""
