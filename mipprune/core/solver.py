@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -72,11 +72,11 @@ class Solver(Protocol):
         self,
         problem: Problem,
         *,
-        budget: Budget = ...,
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
-        """Solve; solving twice gives the same answer."""
+        """Solve; ``budget=None`` is ``Budget()``; solving twice gives the same answer."""
 
 
 def accept(solver: Solver, problem: Problem) -> None:
@@ -88,13 +88,17 @@ def accept(solver: Solver, problem: Problem) -> None:
 
 @dataclass
 class Watch:
-    """Keeps the time, the trace and the reasons to stop of one run."""
+    """Keeps the time, the trace and the reasons to stop of one run; no budget given is ``Budget()``."""
 
-    budget: Budget
+    given: InitVar[Budget | None] = None
     progress: Progress | None = None
+    budget: Budget = field(init=False)
     started: float = field(default_factory=time.perf_counter)
     trace: list[tuple[float, float | None, float | None]] = field(default_factory=list)
     stopped: Stop | None = None
+
+    def __post_init__(self, given: Budget | None) -> None:
+        self.budget = given or Budget()
 
     @property
     def seconds(self) -> float:

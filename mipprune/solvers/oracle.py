@@ -50,7 +50,6 @@ class Oracle:
     ) -> Solution:
         """Solve; ``start`` is not needed and ignored."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         anchor = torch.zeros((), dtype=torch.float64).expand(problem.shape)  # a linear function has one tangent
         answer = problem.structure.argmin(problem.loss.minorant(anchor))  # in the precision and where the data are
@@ -64,7 +63,7 @@ class Oracle:
             stop=Stop.CONVERGED,
             certificate=Tangent(anchor, None, answer.witness),
             bound=answer.bound if evaluated else None,
-            tolerance=budget.gap,
+            tolerance=watch.budget.gap,
             stats=watch.stats(oracle_calls=1, device=str(answer.point.device)),
             solver=self.name,
         )

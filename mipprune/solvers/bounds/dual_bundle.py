@@ -83,7 +83,7 @@ class DualBundle:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -100,13 +100,13 @@ class DualBundle:
         try:
             while bundle.iterations < self.iterations:
                 before = bundle.iterations
-                maximise_dual(work, dual, begin, bundle=bundle, iterations=1, tolerance=budget.gap)
+                maximise_dual(work, dual, begin, bundle=bundle, iterations=1, tolerance=watch.budget.gap)
                 if bundle.iterations == before or bundle.mask is None:
                     stop = Stop.CONVERGED
                     break
                 watch.report(bundle.value, bundle.bound)
                 due = watch.due(iterations=bundle.iterations)
-                if due is not None or bundle.value - bundle.bound <= 0.9 * budget.gap * abs(bundle.value):
+                if due is not None or bundle.value - bundle.bound <= 0.9 * watch.budget.gap * abs(bundle.value):
                     stop = due or Stop.GAP
                     break
         except KeyboardInterrupt:
@@ -127,7 +127,7 @@ class DualBundle:
             stop=stop,
             certificate=certificate,
             bound=bound,
-            tolerance=budget.gap,
+            tolerance=watch.budget.gap,
             stats=stats,
             solver=self.name,
             infeasible=bound == float("inf"),

@@ -302,7 +302,6 @@ def certify(
     >>> solution.proof.value, solution.bound <= solution.value
     ('checked', True)
     """
-    budget = budget or Budget()
     watch = Watch(budget, progress)
     if splits < 0 or iterations < 1 or not strength > 0:
         raise InvalidProblem(
@@ -320,7 +319,7 @@ def certify(
             "problem.repair(point) gives a member of S"
         )
     value = problem.value(point)
-    target = value - budget.tolerance(value) * abs(value)
+    target = value - watch.budget.tolerance(value) * abs(value)
     certificate = None if earlier is None else earlier.certificate
     bound = -math.inf if earlier is None or certificate is None or earlier.bound is None else earlier.bound
     calls, stop = 0, Stop.GAP if bound >= target else Stop.CONVERGED
@@ -353,7 +352,7 @@ def certify(
         certificate=certificate,
         bound=None if certificate is None else bound,
         claim=None if earlier is None else earlier.claim,
-        tolerance=budget.tolerance(value),
+        tolerance=watch.budget.tolerance(value),
         stats=stats,
         solver=f"{earlier.solver} + certify" if earlier is not None and earlier.solver else "certify",
     )

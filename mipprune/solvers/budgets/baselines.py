@@ -103,7 +103,6 @@ class GoldenSection:
     ) -> Solution:
         """Choose; ``start`` is not needed and ignored."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         family = _family(problem)
         assert isinstance(family, Budgets)
@@ -149,7 +148,7 @@ class GoldenSection:
         if fits < order.size:
             fits = int(np.searchsorted(-reduced[order], -reduced[order[fits]], side="left"))
         mask[order[:fits]] = True
-        return _finish(problem, mask, watch, self.name, budget.gap, steps)
+        return _finish(problem, mask, watch, self.name, watch.budget.gap, steps)
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,6 @@ class GreedyBudget:
     ) -> Solution:
         """Choose; ``start`` is not needed and ignored."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         family = _family(problem)
         assert isinstance(family, Budgets)
@@ -216,4 +214,4 @@ class GreedyBudget:
             left = left - (used[fits - 1] if fits else 0)
             order = order[fits:]
             order = order[(costs[layer[order]] <= left).all(axis=1)]  # a layer that is too dear now stays so
-        return _finish(problem, mask, watch, self.name, budget.gap, rounds)
+        return _finish(problem, mask, watch, self.name, watch.budget.gap, rounds)

@@ -99,7 +99,7 @@ class BlockSearch:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -134,7 +134,7 @@ class BlockSearch:
         if self.refit:
             refitted = torch.where(run.mask, loss.minimise_on(run.mask), 0.0)
             point = refitted if problem.value(refitted) < problem.value(point) else point
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=max(1, rounds))
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=max(1, rounds))
 
 
 class _Run:

@@ -94,7 +94,7 @@ class DiscreteFirstOrder:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -112,7 +112,7 @@ class DiscreteFirstOrder:
             stop = Stop.USER
         mask = run.mask
         point = torch.where(mask, loss.minimise_on(mask) if self.refit else run.w, 0.0)
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=max(1, run.steps))
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=max(1, run.steps))
 
     def _iterate(self, run: _Run, watch: Watch) -> Stop:
         inside = run.first_active(self.active)

@@ -83,7 +83,7 @@ class Saliency:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -100,4 +100,4 @@ class Saliency:
             scores = 0.5 * scores / loss.inverse_diagonal(torch.ones_like(center, dtype=torch.bool))
         mask = structure.supports.keep(scores).to(center.device)
         point = torch.where(mask, loss.minimise_on(mask) if self.refit else center, 0.0)
-        return finish(self, problem, point, budget=budget, watch=watch, stop=Stop.CONVERGED)
+        return finish(self, problem, point, watch=watch, stop=Stop.CONVERGED)

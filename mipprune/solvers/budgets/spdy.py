@@ -81,7 +81,6 @@ class SpdyDP:
     ) -> Solution:
         """Solve; ``start`` is ignored. There is no point where the rounded costs of all choices exceed the budget."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         loss, structure = problem.loss, problem.structure
         assert isinstance(loss, Linear) and isinstance(structure, Masks)
@@ -104,7 +103,12 @@ class SpdyDP:
         point = None if math.isinf(best[-1]) else self._point(family, taken)
         watch.report(None if point is None else float(best[-1]), None)
         return Solution.of(
-            problem, point, stop=Stop.CONVERGED, tolerance=budget.gap, stats=watch.stats(device="cpu"), solver=self.name
+            problem,
+            point,
+            stop=Stop.CONVERGED,
+            tolerance=watch.budget.gap,
+            stats=watch.stats(device="cpu"),
+            solver=self.name,
         )
 
     def _rounded(self, family: MultipleChoice) -> list[Array]:

@@ -13,7 +13,7 @@ from ...core.problem import Problem
 from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Watch, accept
 from ...errors import InvalidProblem
-from ..exact.model import DEFAULT_BUDGET, LINEAR_TOLERANCE, Outcome, conclude
+from ..exact.model import LINEAR_TOLERANCE, Outcome, conclude
 from ..exact.outer_approximation import configured, start_threads
 from .cut import CutPool, cut_reason
 from .master import Master
@@ -99,7 +99,7 @@ class CuttingPlanes:
         self,
         problem: Problem,
         *,
-        budget: Budget = DEFAULT_BUDGET,
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -127,7 +127,7 @@ class CuttingPlanes:
         self,
         problem: Problem,
         *,
-        budget: Budget = DEFAULT_BUDGET,
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
         earlier: CuttingPlaneRun | None = None,

@@ -97,7 +97,7 @@ class EdgeDescent:
         from ...kernels.graph_search import improve
 
         accept(self, problem)
-        watch = Watch(budget or Budget(), progress)
+        watch = Watch(budget, progress)
         loss, penalties = problem.reference.loss, penalties_of(problem)
         assert isinstance(loss, PseudoLikelihood)
         point: Point = (np.zeros(0, dtype=np.int64), np.zeros(0))

@@ -115,7 +115,7 @@ class ProjectedGradient:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -132,7 +132,7 @@ class ProjectedGradient:
         point = run.best
         if self.refit:
             point = problem.refit(point.double())
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=run.iteration)
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=run.iteration)
 
 
 class _Step:

@@ -120,7 +120,6 @@ class TaskDescent:
     ) -> Solution:
         """See :meth:`mipprune.Solver.solve`; the descent goes on from ``start``, which is repaired if need be."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         search = _Search(self, watch)
         try:
@@ -131,7 +130,7 @@ class TaskDescent:
             search.offer(search.current)
         point = torch.zeros(problem.shape, dtype=torch.float64) if search.point is None else search.point
         point = point.to(problem.loss.design)  # type: ignore[attr-defined]
-        solution = Solution.of(problem, point, stop=stop, tolerance=budget.gap, solver=self.name)
+        solution = Solution.of(problem, point, stop=stop, tolerance=watch.budget.gap, solver=self.name)
         return replace(solution, stats=watch.stats(iterations=search.steps, device="cpu"))
 
 

@@ -18,7 +18,6 @@ from ...core.solver import Budget, Progress, Watch, accept
 from ...errors import InvalidProblem, SolverFailure
 from ..bounds.relaxation import Bounded
 from .model import (
-    DEFAULT_BUDGET,
     Incumbent,
     Instance,
     Outcome,
@@ -114,7 +113,7 @@ class Highs:
         self,
         problem: Problem,
         *,
-        budget: Budget = DEFAULT_BUDGET,
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:

@@ -18,13 +18,12 @@ from ...core.canonical import LOGARITHMS, Canonical, complete
 from ...core.certificate import Certificate, Claim, Tangent
 from ...core.problem import Problem
 from ...core.solution import Solution, Stop
-from ...core.solver import Budget, Watch
+from ...core.solver import Watch
 from ...errors import CertificateError, Unsupported
 from ..bounds.relaxation import Bounded, best_tangent
 from .repair import admissible_mask, curvature, on_mask
 
 __all__ = [
-    "DEFAULT_BUDGET",
     "Incumbent",
     "Instance",
     "Outcome",
@@ -35,7 +34,6 @@ __all__ = [
     "reason",
 ]
 
-DEFAULT_BUDGET = Budget()
 
 LARGEST = 20_000
 """0/1 entries beyond which neither back end gets anywhere."""

@@ -18,7 +18,6 @@ from ...core.solver import Budget, Progress, Watch, accept
 from ...errors import InvalidProblem, SolverFailure
 from .model import (
     CONE_TOLERANCE,
-    DEFAULT_BUDGET,
     Incumbent,
     Instance,
     Outcome,
@@ -113,7 +112,7 @@ class Scip:
         self,
         problem: Problem,
         *,
-        budget: Budget = DEFAULT_BUDGET,
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:

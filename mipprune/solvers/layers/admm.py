@@ -104,7 +104,7 @@ class ADMM:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -113,7 +113,7 @@ class ADMM:
         watch = Watch(budget, progress)
         loss, supports = layer_parts(problem)
         if problem.violation(loss.center) == 0:  # the dense weights need no pruning, and nothing is better
-            return finish(self, problem, loss.center, budget=budget, watch=watch, stop=Stop.CONVERGED, iterations=0)
+            return finish(self, problem, loss.center, watch=watch, stop=Stop.CONVERGED, iterations=0)
         layer = Layer.of(problem, self.dtype)
         first = layer.center if start is None else (start.to(layer.center.device) / layer.scale).to(layer.center)
         run = _Run(self, layer, supports, first)
@@ -121,7 +121,7 @@ class ADMM:
         point = layer.to_weights(run.refitted())
         if start is not None and problem.violation(start) == 0 and problem.value(start) < problem.value(point):
             point = start.to(point)
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=run.iteration)
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=run.iteration)
 
 
 class _Run:

@@ -12,7 +12,7 @@ from ...core.adapters import Sparse
 from ...core.arrays import working_dtype
 from ...core.problem import Problem
 from ...core.solution import Solution, Stop
-from ...core.solver import Budget, Solver, Watch
+from ...core.solver import Solver, Watch
 from ...core.structure import Supports
 from ...kernels import diagonal_split
 from ...kernels.masked_solve import conjugate_gradient, direct
@@ -52,13 +52,13 @@ def layer_parts(problem: Problem) -> tuple[Quadratic, Supports]:
 
 
 def finish(
-    solver: Solver, problem: Problem, point: Tensor, *, budget: Budget, watch: Watch, stop: Stop, iterations: int = 1
+    solver: Solver, problem: Problem, point: Tensor, *, watch: Watch, stop: Stop, iterations: int = 1
 ) -> Solution:
     """Assess the point of a heuristic; a point outside S (empty restricted sets) counts as none."""
     loss = problem.loss
     found = torch.where(torch.isfinite(point), point, 0.0).to(loss.start().dtype)
     valid = problem.violation(found) == 0
-    solution = Solution.of(problem, found if valid else None, stop=stop, tolerance=budget.gap, solver=solver.name)
+    solution = Solution.of(problem, found if valid else None, stop=stop, tolerance=watch.budget.gap, solver=solver.name)
     if solution.point is not None and not (watch.trace and watch.trace[-1][1] == solution.value):
         watch.report(solution.value, None)
     return replace(solution, stats=watch.stats(iterations=iterations, device=str(point.device)))

@@ -92,17 +92,17 @@ class LocalSearch:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
         """See :meth:`Solver.solve`; a start outside S is repaired first."""
         accept(self, problem)
         watch = Watch(budget, progress)
-        point = self._first_point(problem, budget, start)
+        point = self._first_point(problem, watch.budget, start)
         if point is None:
             return Solution.of(
-                problem, None, stop=Stop.CONVERGED, stats=watch.stats(), tolerance=budget.gap, solver=self.name
+                problem, None, stop=Stop.CONVERGED, stats=watch.stats(), tolerance=watch.budget.gap, solver=self.name
             )
         first_value = problem.value(point)
         watch.report(first_value, None)
@@ -117,7 +117,7 @@ class LocalSearch:
         if value < first_value:
             point = improved
             watch.report(value, None)
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop, iterations=run.rounds)
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=run.rounds)
 
     def _first_point(self, problem: Problem, budget: Budget, start: Tensor | None) -> Tensor | None:
         if start is not None:

@@ -70,7 +70,7 @@ class OBC:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -107,7 +107,7 @@ class OBC:
         mask = _kept(traces, groups, problem.shape)
         point = torch.where(mask, loss.minimise_on(mask, torch.where(mask, loss.center, 0.0)), 0.0)
         stop = stops[0] if stops else Stop.CONVERGED
-        return finish(self, problem, point, budget=budget, watch=watch, stop=stop)
+        return finish(self, problem, point, watch=watch, stop=stop)
 
 
 def _kept(traces: Traces, groups: RowGroups, shape: tuple[int, ...]) -> Tensor:

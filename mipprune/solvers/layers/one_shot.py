@@ -31,7 +31,6 @@ def _assessed(
     mask: Tensor,
     *,
     refit: bool,
-    budget: Budget,
     watch: Watch,
 ) -> Solution:
     """Refit if asked for, report the value, and end."""
@@ -39,7 +38,7 @@ def _assessed(
         layer = Layer.of(problem)
         fitted = layer.refit((point / layer.scale).to(layer.center), mask, _REFIT_ITERATIONS)
         point = torch.where(mask, layer.to_weights(fitted), 0.0)
-    return finish(solver, problem, point, budget=budget, watch=watch, stop=Stop.CONVERGED)
+    return finish(solver, problem, point, watch=watch, stop=Stop.CONVERGED)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Magnitude:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -85,7 +84,7 @@ class Magnitude:
         loss, supports = layer_parts(problem)
         mask = supports.keep(loss.center.abs())
         point = torch.where(mask, loss.center, 0.0)
-        return _assessed(self, problem, point, mask, refit=self.refit, budget=budget, watch=watch)
+        return _assessed(self, problem, point, mask, refit=self.refit, watch=watch)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Wanda:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -145,7 +144,7 @@ class Wanda:
         else:
             mask = supports.keep(scores)
         point = torch.where(mask, loss.center, 0.0)
-        return _assessed(self, problem, point, mask, refit=self.refit, budget=budget, watch=watch)
+        return _assessed(self, problem, point, mask, refit=self.refit, watch=watch)
 
 
 def wanda_scores(loss: Quadratic) -> Tensor:
@@ -219,7 +218,7 @@ class SparseGPT:
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -233,7 +232,7 @@ class SparseGPT:
         choose, group, block = self._rule(problem, weight, factor)
         mask = sweep(weight, factor, choose, block=block, group=group).mT
         point = weight.mT.contiguous().double()
-        return _assessed(self, problem, point, mask, refit=self.refit, budget=budget, watch=watch)
+        return _assessed(self, problem, point, mask, refit=self.refit, watch=watch)
 
     def _rule(
         self, problem: Problem, weight: Tensor, factor: Tensor

@@ -58,7 +58,7 @@ class _BlockMethod(ABC):
         self,
         problem: Problem,
         *,
-        budget: Budget = Budget(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Solution:
@@ -87,7 +87,7 @@ class _BlockMethod(ABC):
             point,
             stop=Stop.CONVERGED,
             certificate=certificate,
-            tolerance=budget.gap,
+            tolerance=watch.budget.gap,
             stats=stats,
             solver=self.name,
         )

@@ -133,7 +133,7 @@ def search_permutation(
     if family.on is not None or family.off is not None:
         raise InvalidProblem("entries are fixed, and a permutation would move them; search before fixing")
     generator = torch.Generator().manual_seed(seed)
-    watch = Watch(budget or Budget())
+    watch = Watch(budget)
     sides = [_Side(scores, family), _Side(scores.mT.contiguous(), family)]
     before, done = float(sides[0].values.sum()), 0
     while done < rounds and watch.due() is None:

@@ -83,7 +83,6 @@ class LayerDescent:
     ) -> Solution:
         """See :meth:`mipprune.Solver.solve`; the descent begins at ``start`` (default: all layers)."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         chains = _Chains(problem)
         whole = torch.ones(problem.shape, dtype=torch.float64)
@@ -108,7 +107,9 @@ class LayerDescent:
         except KeyboardInterrupt:
             stop = Stop.USER
         stats = watch.stats(iterations=chains.done, device="cpu", seed=self.seed)
-        return Solution.of(problem, chains.mask(best), stop=stop, tolerance=budget.gap, stats=stats, solver=self.name)
+        return Solution.of(
+            problem, chains.mask(best), stop=stop, tolerance=watch.budget.gap, stats=stats, solver=self.name
+        )
 
 
 class _Chains:

@@ -82,7 +82,6 @@ class ReweightedRules:
     ) -> Solution:
         """See :meth:`mipprune.Solver.solve`."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         if is_empty(problem):
             return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
@@ -105,7 +104,7 @@ class ReweightedRules:
         except KeyboardInterrupt:
             stop = Stop.USER
         stats = watch.stats(iterations=done, device="cpu")
-        return Solution.of(problem, point, stop=stop, tolerance=budget.gap, stats=stats, solver=self.name)
+        return Solution.of(problem, point, stop=stop, tolerance=watch.budget.gap, stats=stats, solver=self.name)
 
     def _round(self, problem: Problem, point: Tensor, value: float, bound: bool, watch: Watch) -> tuple[Tensor, float]:
         model = _squared(problem, point, bound)

@@ -96,7 +96,6 @@ class RuleSwaps:
     ) -> Solution:
         """See :meth:`mipprune.Solver.solve`; the search goes on from ``start``, which is repaired if need be."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         if is_empty(problem):
             return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
@@ -129,7 +128,7 @@ class RuleSwaps:
             problem,
             point,
             stop=stop or Stop.CONVERGED,
-            tolerance=budget.gap,
+            tolerance=watch.budget.gap,
             stats=watch.stats(iterations=search.steps, device=str(search.state.design.device), seed=self.seed),
             solver=self.name,
         )

@@ -134,7 +134,6 @@ class TreeDescent:
     ) -> Solution:
         """See :meth:`mipprune.Solver.solve`; descent begins at ``start`` (default: the empty model)."""
         accept(self, problem)
-        budget = budget or Budget()
         watch = Watch(budget, progress)
         if is_empty(problem):
             return Solution.of(problem, None, stop=Stop.CONVERGED, infeasible=True, solver=self.name)
@@ -152,7 +151,7 @@ class TreeDescent:
             problem,
             descent.best,
             stop=stop,
-            tolerance=budget.gap,
+            tolerance=watch.budget.gap,
             stats=watch.stats(iterations=descent.done, device="cpu"),
             solver=self.name,
         )
@@ -207,7 +206,7 @@ class TreeDescent:
             iterations=300, strength=1.0)`` gives the bound of one.
         """
         accept(self, problem)
-        watch = Watch(budget or Budget(), progress)
+        watch = Watch(budget, progress)
         wanted = [self.priced(problem, price) for price in prices]
         descent = Descent(problem, self.sweeps, self.tolerance, self.order == "greedy")
         if descent.count is not None:
