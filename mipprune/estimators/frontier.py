@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidProblem
+from .plotting import axes
 
 __all__ = ["ParetoFrontier"]
 
@@ -93,15 +94,21 @@ class ParetoFrontier(Sequence[Any]):
         return int(open_[np.argmin(scaled.sum(axis=1))])
 
     def plot(self, ax: Any = None, *, label: str | None = None) -> Any:
-        """Draw the points, dominated ones grey, the others joined; returns the axes (matplotlib)."""
-        if ax is None:
-            try:
-                import matplotlib.pyplot as plt
-            except ImportError as error:
-                raise ImportError(
-                    "plot needs matplotlib; install it, or use to_frame() with another library"
-                ) from error
-            _, ax = plt.subplots()
+        """Draw the points, dominated ones grey, the others joined; return matplotlib's axes.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+            Where to draw; new ones by default.
+        label : str, optional
+            What a legend calls the line.
+
+        Raises
+        ------
+        InvalidProblem
+            Without matplotlib.
+        """
+        ax = axes(ax)
         x = np.array([float(row[self.x]) for row in self.rows])
         y = np.array([float(row[self.y]) for row in self.rows])
         gone = self.dominated
