@@ -22,9 +22,9 @@ __all__ = ["csv", "html", "markdown"]
 _NOTE = (
     "Values, violations and checked bounds are recomputed from the instance; a claimed bound is a solver's word. A run "
     "counts as solved when the gap between its value and its bound is within the limit. Times are those of the solver "
-    "alone, after a run on a tiny instance that compiles what is compiled. Mean time is the shifted geometric mean "
-    "(shift 1 s) with unsolved runs at the limit; the primal integral uses the values that the solver reported "
-    "while running."
+    "alone, after a run on a tiny instance that compiles what is compiled; means of times are shifted geometric ones "
+    "(shift 1 s). To the time to solve an unsolved run adds its limit, so that a method without bounds always has the "
+    "limit there. The primal integral uses the values that the solver reported while running."
 )
 
 _SCRIPT = """
@@ -178,11 +178,14 @@ def markdown(records: Sequence[Record], known: Mapping[str, float] | None = None
     """
     parts = []
     for name, found in _by_family(records).items():
-        lines = [line for line in summarise(found, known) if line.runs]
+        every = summarise(found, known)
+        lines = [line for line in every if line.runs]
         parts += [f"### {_title(name)}", "", "| " + " | ".join(SUMMARY_HEADERS) + " |"]
         parts += ["| --- |" + " ---: |" * (len(SUMMARY_HEADERS) - 1)]
         parts += ["| " + " | ".join(line.cells()) + " |" for line in lines]
         parts.append("")
+        absent = [f"{line.solver} ({line.skipped})" for line in every if not line.runs]
+        parts += [f"Took no part: {'; '.join(absent)}.", ""] if absent else []
     faults = find_faults(records, known)
     parts += [f"- wrong claim: {fault}" for fault in faults]
     return "\n".join(parts).rstrip() + "\n"

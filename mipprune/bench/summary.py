@@ -19,7 +19,8 @@ SUMMARY_HEADERS = (
     "runs",
     "solved",
     "proof",
-    "mean time, s",
+    "time used, s",
+    "time to solve, s",
     "median gap",
     "to best known",
     "primal integral, s",
@@ -54,8 +55,10 @@ class Line:
         Runs that it took part in; those with the gap closed to the limit and nothing wrong; those with a wrong claim.
     proof : str
         The weakest ground of its bounds.
+    used : float
+        Seconds that its runs took, solved or not.
     seconds : float
-        Shifted geometric mean (shift 1 s), unsolved runs at their limit.
+        Seconds to a closed gap, unsolved runs at their limit. Both are shifted geometric means (shift 1 s).
     gap : float
         Median of the gaps, counting a missing one as infinite.
     distance : float
@@ -71,6 +74,7 @@ class Line:
     solved: int
     faults: int
     proof: str
+    used: float
     seconds: float
     gap: float
     distance: float
@@ -80,12 +84,13 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Return the line as text, in the order of ``SUMMARY_HEADERS``."""
         if not self.runs:
-            return (self.solver, "0", "-", "-", "-", "-", "-", "-", "-")
+            return (self.solver, "0", *["-"] * (len(SUMMARY_HEADERS) - 2))
         return (
             self.solver,
             str(self.runs),
             f"{100 * self.solved / self.runs:.0f} %",
             self.proof,
+            shown(self.used, 3),
             shown(self.seconds, 3),
             per_cent(self.gap),
             per_cent(self.distance),
@@ -119,7 +124,8 @@ def _line(
 ) -> Line:
     runs = [record for record in records if record.outcome != Outcome.REJECTED]
     if not runs:
-        return Line(solver, 0, 0, 0, "-", math.nan, math.nan, math.nan, math.nan, records[0].reason)
+        nothing = math.nan
+        return Line(solver, 0, 0, 0, "-", nothing, nothing, nothing, nothing, nothing, records[0].reason)
     proofs = [record.proof for record in runs]
     weakest = next((proof for proof in ("none", "claimed", "checked") if proof in proofs), "none")
     times = [time_to_solve(record, fallback=record.seconds_limit) for record in runs]
@@ -134,6 +140,7 @@ def _line(
         solved=sum(record.solved and (solver, record.instance) not in wrong for record in runs),
         faults=sum((solver, record.instance) in wrong for record in runs),
         proof=weakest,
+        used=shifted_geometric_mean([record.seconds for record in runs if record.seconds is not None]),
         seconds=shifted_geometric_mean(times),
         gap=median(math.inf if record.gap is None else record.gap for record in runs),
         distance=sum(distances) / len(distances),
