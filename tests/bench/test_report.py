@@ -42,7 +42,8 @@ def test_figures_are_finite_plain_data_for_every_title() -> None:
 
 def test_markdown_and_csv_have_a_line_for_each(tmp_path: Path) -> None:
     text = markdown(made())
-    assert text.count("| tree |") == 2 and "peer" not in text
+    assert text.count("| tree |") == 2 and "| peer |" not in text
+    assert text.count("Took no part: peer (not here).") == 2
     assert text.count("- wrong claim: liar") == len(find_faults(made()))
     with csv(made(), tmp_path / "runs.csv").open() as lines:
         rows = list(csv_module.DictReader(lines))
