@@ -2,70 +2,64 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.adapters import Sparse
 from ...core.problem import Problem
 from ...core.solver import Watch
+from ...kernels.rule_search import Moves, SupportState
 from ...losses import LeastSquares
 from .cut import CutPool
 
 __all__ = ["exchange"]
 
-_TRIES = 20  # entries that are asked for membership, best first, when the family implies little
+_TRIES = 20  # entries that are asked for membership for each place, best first, when the family implies little
 
 
-class _Columns:
-    """Correlations of the columns with a support, and the exact decrease of one more column."""
+class _Members:
+    """Which moves from a support lead to another member of the family; the answers for each place are kept."""
 
-    def __init__(self, pool: CutPool) -> None:
-        loss = pool.loss
-        assert isinstance(loss, LeastSquares) and isinstance(pool.problem.structure, Sparse)
-        self.design, self.gram = loss.design, pool.gram
-        self.pull = loss.design.mT @ loss.response
-        self.ridge = pool.split
-        self.size = loss.design.square().sum(dim=0) + self.ridge
-        self.price = torch.as_tensor(pool.problem.structure.price_per_entry).double().expand(self.pull.shape)
+    def __init__(self, problem: Problem, mask: Tensor) -> None:
+        assert isinstance(problem.structure, Sparse)
+        self.supports, self.mask = problem.structure.supports, mask
+        self.on = torch.zeros_like(mask) if problem.on is None else problem.on
+        self.off = torch.zeros_like(mask) if problem.off is None else problem.off
+        self.closed: dict[int | None, Tensor] = {}
 
-    def rows(self, support: Tensor) -> Tensor:
-        """Return X_S'X, shape (s, p)."""
-        if self.gram is not None:
-            return self.gram[support]
-        return self.design[:, support].mT @ self.design
+    def fits(self, entry: int | None, dropped: int | None) -> bool:
+        """Return whether the support with one entry more, one less, or both, is a member."""
+        trial = self.mask.clone()
+        if dropped is not None:
+            trial[dropped] = False
+        if entry is not None:
+            if dropped not in self.closed:
+                self.closed[dropped] = self.off | self.supports.propagate(trial | self.on, self.off)[1]
+            if bool(self.closed[dropped][entry]):
+                return False
+            trial[entry] = True
+        return self.supports.violation(trial) == 0
 
-    def additions(self, support: Tensor, rows: Tensor) -> tuple[float, Tensor]:
-        """Return the decrease of the loss by a support, less its price, and the further net decrease of each column."""
-        if support.numel() == 0:
-            return 0.0, 0.5 * self.pull.square() / self.size - self.price
-        system = rows[:, support] + torch.diag(self.ridge[support])
-        factor = torch.linalg.cholesky(system)
-        across = torch.linalg.solve_triangular(factor, rows, upper=False)
-        ours = torch.linalg.solve_triangular(factor, self.pull[support].unsqueeze(1), upper=False).squeeze(1)
-        left = (self.size - across.square().sum(dim=0)).clamp_min(1e-12 * self.size)
-        more = 0.5 * (self.pull - ours @ across).square() / left - self.price
-        more[support] = -torch.inf
-        return 0.5 * float(ours @ ours) - float(self.price[support].sum()), more
-
-
-def _best_fitting(problem: Problem, kept: Tensor, more: Tensor, least: float) -> int | None:
-    """Return the best entry that fits beside ``kept`` and is worth more than ``least``."""
-    assert isinstance(problem.structure, Sparse)
-    supports = problem.structure.supports
-    on = kept if problem.on is None else kept | problem.on
-    off = torch.zeros_like(kept) if problem.off is None else problem.off
-    _, closed = supports.propagate(on, off)
-    worth = torch.where(closed | off, -torch.inf, more)
-    best = worth.topk(min(_TRIES, worth.numel()))
-    for value, entry in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        if not value > least:
+    def best(self, moves: Moves, chosen: list[int], least: float) -> tuple[int | None, int | None] | None:
+        """Return the entry that comes and the one that goes: an addition if one helps, else the best other move."""
+        values, entries = moves.add.topk(min(_TRIES, moves.add.numel()), largest=False)
+        for value, entry in zip(values.tolist(), entries.tolist(), strict=True):
+            if not value < -least:
+                break
+            if self.fits(entry, None):
+                return entry, None
+        if not chosen:
             return None
-        trial = kept.clone()
-        trial[entry] = True
-        if supports.violation(trial) == 0:
-            return int(entry)
-    return None
+        others = torch.cat([moves.drop[None], moves.swap])  # a price can exceed what its column is worth
+        values, places = others.ravel().topk(min(_TRIES * len(chosen), others.numel()), largest=False)
+        for value, place in zip(values.tolist(), places.tolist(), strict=True):
+            if not value < -least:
+                break
+            row, column = divmod(place, len(chosen))
+            entry, dropped = (None if row == 0 else row - 1), chosen[column]
+            if self.fits(entry, dropped):
+                return entry, dropped
+        return None
 
 
 def exchange(problem: Problem, pool: CutPool, mask: Tensor, *, rounds: int = 50, watch: Watch | None = None) -> Tensor:
@@ -88,40 +82,25 @@ def exchange(problem: Problem, pool: CutPool, mask: Tensor, *, rounds: int = 50,
     bool Tensor, shape (p,)
         A mask that fits, whose best value is not larger (prices counted for the mask itself, not for its cover).
     """
-    columns = _Columns(pool)
+    loss = pool.loss
+    assert isinstance(loss, LeastSquares) and isinstance(problem.structure, Sparse)
+    price = torch.as_tensor(problem.structure.price_per_entry).double().expand(mask.shape)
+    state = SupportState(loss.design, loss.response, pool.split, price, chosen=mask.nonzero().ravel().tolist())
     mask = mask.clone()
-    fixed = torch.zeros_like(mask) if problem.on is None else problem.on
+    every = torch.ones_like(mask)
     for _ in range(rounds):
         if watch is not None and watch.due() is not None:
             break
-        support = mask.nonzero().ravel()
-        rows = columns.rows(support)
-        now, more = columns.additions(support, rows)
-        least = 1e-9 * (abs(now) + pool.loss.scale)
-        entry = _best_fitting(problem, mask, more, least)
-        if entry is not None:
-            mask[entry] = True
-            continue
-        best = now + least
-        move: tuple[int, int | None] | None = None
-        for place, dropped in enumerate(support.tolist()):
-            if fixed[dropped]:
-                continue
-            rest = np.delete(np.arange(len(support)), place)
-            worth, gains = columns.additions(support[rest], rows[rest])
-            kept = mask.clone()
-            kept[dropped] = False
-            gains[dropped] = -torch.inf
-            if worth > best:  # the price of a column can exceed what it is worth
-                best, move = worth, (dropped, None)
-            if worth + float(gains.max()) <= best:
-                continue
-            entry = _best_fitting(problem, kept, gains, best - worth)
-            if entry is not None and worth + float(gains[entry]) > best:
-                best, move = worth + float(gains[entry]), (dropped, entry)
+        members = _Members(problem, mask)
+        droppable = ~members.on[mask]
+        moves = state.moves(every, every[:, None].expand(-1, len(state.chosen)), droppable)
+        move = members.best(moves, state.chosen, 1e-9 * (abs(state.base - state.value) + loss.scale))
         if move is None:
             break
-        mask[move[0]] = False
-        if move[1] is not None:
-            mask[move[1]] = True
+        entry, dropped = move
+        if dropped is not None:
+            mask[dropped] = False
+        if entry is not None:
+            mask[entry] = True
+        state.move_to(mask.nonzero().ravel().tolist())
     return mask
