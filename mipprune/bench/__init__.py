@@ -8,6 +8,7 @@ from .faults import Fault, find_faults
 from .jobs import Job, expand
 from .metrics import gap_integral, performance_profile, primal_integral, shifted_geometric_mean
 from .optima import Known, export, known_optima, library, verify
+from .peers import choose_pythons
 from .records import Record, Store, frame, pack
 from .report import csv, html, markdown
 from .runner import executor, run
@@ -21,6 +22,7 @@ __all__ = [
     "Record",
     "Store",
     "Verdict",
+    "choose_pythons",
     "compare",
     "csv",
     "executor",

@@ -26,9 +26,10 @@ _PACKAGES = (
     "el0ps",
     "abess",
     "skglm",
+    "imodels",
     "gurobipy",
 )
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PROC = Path("/proc")
 
 
 def machine() -> dict[str, Any]:
@@ -67,18 +68,36 @@ def versions() -> dict[str, str]:
 
 def reset_peak() -> None:
     """Let the count of peak memory start anew, where the system can (Linux)."""
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text("5", encoding="ascii")
+    for process in _with_children(os.getpid()):
+        with contextlib.suppress(OSError):
+            (_PROC / str(process) / "clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory() -> float | None:
-    """Return the highest resident bytes of this process since :func:`reset_peak`; ``None`` where unknown."""
-    return _field(_STATUS, "VmHWM:")
+    """Return the highest resident bytes of this process and of those it started since :func:`reset_peak`.
+
+    ``None`` where unknown. The peaks are summed, even where they were not reached at the same time.
+    """
+    return _sum("VmHWM:", os.getpid())
 
 
 def memory_now(process: int) -> float | None:
-    """Return the resident bytes of a process; ``None`` where unknown."""
-    return _field(Path(f"/proc/{process}/status"), "VmRSS:")
+    """Return the resident bytes of a process and of those it started; ``None`` where unknown."""
+    return _sum("VmRSS:", process)
+
+
+def _with_children(process: int) -> list[int]:
+    found = [process]
+    for parent in found:
+        with contextlib.suppress(OSError, ValueError):
+            for file in (_PROC / str(parent) / "task").glob("*/children"):
+                found += [int(child) for child in file.read_text(encoding="ascii").split()]
+    return found
+
+
+def _sum(name: str, process: int) -> float | None:
+    found = [_field(_PROC / str(one) / "status", name) for one in _with_children(process)]
+    return None if found[0] is None else sum(size for size in found if size is not None)
 
 
 def _field(file: Path, name: str) -> float | None:

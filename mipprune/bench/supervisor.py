@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -97,7 +98,7 @@ class Worker:
             return
         _alive.discard(self)
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started, such as the processes of peers
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:

@@ -20,10 +20,11 @@ import torch
 
 from ..core.problem import Problem
 from ..core.solver import Budget, Solver
-from ..errors import MippruneError
+from ..errors import MippruneError, Unsupported
 from . import families
 from .jobs import Job
 from .machine import machine, peak_memory, reset_peak, versions
+from .peers import versions_elsewhere
 from .records import Outcome, Record
 from .verdict import judge
 
@@ -58,9 +59,12 @@ def perform(job: Job) -> Record:
             return Record.of(job, size, outcome=Outcome.REJECTED, reason=reason, **about)
         _warm_up(job, solver)
         answer, seconds, memory = _measure(problem, solver, job.budget)
+        about["versions"] = json.dumps(versions() | versions_elsewhere())
         started = time.perf_counter()
         verdict = judge(problem, answer)
         about["judge_seconds"] = time.perf_counter() - started
+    except Unsupported as error:  # some limits of a solver show only when it has begun, such as those of a licence
+        return Record.of(job, size, outcome=Outcome.REJECTED, reason=str(error), **about)
     except Exception as error:  # what a solver raises is a result of the benchmark
         last = traceback.format_exception_only(error)[-1].strip()
         return Record.of(job, size, outcome=Outcome.FAILED, reason=last, **about)
@@ -99,7 +103,10 @@ def _measure(problem: Problem, solver: Solver, budget: Budget) -> tuple[Any, flo
     started = time.perf_counter()
     answer = solver.solve(problem, budget=budget)
     _synchronise()
-    return answer, time.perf_counter() - started, peak_memory()
+    seconds = time.perf_counter() - started
+    if getattr(solver, "timed_elsewhere", False) and answer.stats.seconds is not None:
+        seconds = answer.stats.seconds  # of the process that solved, without handing over
+    return answer, seconds, peak_memory()
 
 
 def _synchronise() -> None:

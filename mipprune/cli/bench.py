@@ -43,6 +43,13 @@ def _running(command: _Command) -> _Command:
             click.option("--jobs", default=1, show_default=True, help="Runs at a time; more disturb each other."),
             click.option("--executor", type=click.Choice(EXECUTORS), default="process", show_default=True),
             click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, for --executor dask."),
+            click.option(
+                "--peer-python",
+                "pythons",
+                metavar="NAME=PYTHON",
+                multiple=True,
+                help="Interpreter of an environment that has the peer NAME (l0bnb, el0ps, abess, skglm, imodels).",
+            ),
             click.option("--data", type=_FOLDER, help="Folder of real data, for the families that have some."),
             click.option("--out", type=_FOLDER, default=_OUT, show_default=True, help="Folder of the records."),
         )
@@ -78,6 +85,11 @@ def _names(text: str) -> list[str]:
 
 
 def _jobs(suite_name: str, solvers: list[str], options: dict[str, Any]) -> list[suite.Job]:
+    pythons = [text.partition("=") for text in options["pythons"]]
+    for name, equals, python in pythons:
+        if not (name and equals and python):
+            raise InvalidProblem(f"--peer-python {name + equals + python!r}: write NAME=PYTHON")
+    suite.choose_pythons({name: python for name, _, python in pythons})
     return suite.expand(
         suite_name,
         solvers=solvers,

@@ -9,7 +9,7 @@ import torch
 
 import mipprune as mp
 from mipprune.bench import judge
-from mipprune.bench.peers import Abess, GraphicalLassoPath, LassoPath, MatchingPursuit, ThroughCvxpy
+from mipprune.bench.peers import CVXPY, Abess, GraphicalLassoPath, LassoPath, MatchingPursuit, ThroughCvxpy
 
 
 def _problem(count: int = 3) -> mp.Problem:
@@ -20,7 +20,7 @@ def _problem(count: int = 3) -> mp.Problem:
 
 
 @pytest.mark.parametrize("peer", [MatchingPursuit(), LassoPath(), Abess()], ids=lambda peer: peer.name)
-def test_columns_are_chosen_and_refitted(peer: MatchingPursuit) -> None:
+def test_columns_are_chosen_and_refitted(peer: MatchingPursuit | LassoPath | Abess) -> None:
     problem = _problem()
     if find_spec(peer.package) is None:
         assert "is not installed" in str(peer.rejects(problem))
@@ -34,11 +34,25 @@ def test_columns_are_chosen_and_refitted(peer: MatchingPursuit) -> None:
 
 def test_peers_refuse_what_they_would_solve_wrongly() -> None:
     problem = _problem()
-    boxed = mp.Problem(problem.loss, mp.Sparse(mp.Cardinality(3), box=1.0))
-    priced = mp.Problem(problem.loss, mp.Sparse(mp.Cardinality(3), price=1.0))
+    free = mp.Problem(problem.loss, mp.Sparse(mp.structures.AnySupport()))
+    fixed = problem.restrict(torch.arange(10) == 0, torch.zeros(10, dtype=torch.bool))
     layer = mp.formulations.layerwise(torch.ones(1, 4), torch.eye(4), mp.Cardinality(2))
-    for other in (boxed, priced, layer):
+    for other in (free, fixed, layer):
         assert "it takes least squares" in str(MatchingPursuit().rejects(other))
+
+
+def test_points_are_brought_into_boxes_and_antichains_and_paths_compared_at_prices() -> None:
+    loss = _problem().loss
+    boxed = mp.Problem(loss, mp.Sparse(mp.Cardinality(3), box=0.5))
+    priced = mp.Problem(loss, mp.Sparse(mp.structures.AnySupport(), price=1.0, box=2.0))
+    parents = torch.tensor([-1, 0, 0, -1, 3, 3, -1, 6, 6, -1])
+    chained = mp.Problem(loss, mp.Sparse(mp.structures.Antichain(parents, 4)))
+    for problem in (boxed, priced, chained):
+        best = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=1e-9)).value
+        for peer in (MatchingPursuit(), LassoPath()):
+            answer = peer.solve(problem)
+            assert judge(problem, answer).faults == ()
+            assert best - 1e-9 <= answer.value <= best + 0.2 * abs(best)
 
 
 @pytest.mark.exact
@@ -48,6 +62,13 @@ def test_a_solver_behind_cvxpy_answers_with_a_judged_point_and_no_bound() -> Non
     assert judge(problem, answer).faults == () and answer.bound is None
     assert answer.value == pytest.approx(mp.solve(problem, mp.BranchAndBound()).value, rel=1e-4)
     assert "finds no solver" in str(ThroughCvxpy("NOT_THERE").rejects(problem))
+    assert {factory().rejects(problem) for factory in CVXPY.values()}, "present or absent, it says so"
+
+
+@pytest.mark.exact
+def test_a_model_that_a_solver_does_not_take_is_unsupported_not_failed() -> None:
+    with pytest.raises(mp.Unsupported, match="HIGHS takes no such model"):
+        ThroughCvxpy("HIGHS").solve(_problem(), budget=mp.Budget(seconds=5))
 
 
 def test_the_graphical_lasso_is_refitted_and_never_below_the_optimum() -> None:

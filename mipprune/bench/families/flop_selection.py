@@ -13,6 +13,7 @@ from ...core.problem import Problem
 from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import flop_selection
+from ..peers import CVXPY
 from .family import Family
 
 __all__ = ["FLOP_SELECTION", "resnet_layers"]
@@ -71,6 +72,7 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "greedy": solvers.GreedyBudget,
     "highs": solvers.Highs,
     "scip": solvers.Scip,
+    **CVXPY,
 }
 
 

@@ -12,7 +12,7 @@ from ...core.problem import Problem
 from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import graphical_model
-from ..peers import GraphicalLassoPath
+from ..peers import GraphicalLassoPath, SkglmGraph
 from .family import Family
 
 __all__ = ["GRAPHICAL_MODELS", "gaussian_sample"]
@@ -70,6 +70,7 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "scip": solvers.Scip,
     "highs": solvers.Highs,
     "graphical-lasso": GraphicalLassoPath,
+    "skglm": SkglmGraph,
 }
 
 GRAPHICAL_MODELS = Family(

@@ -14,6 +14,7 @@ from ...core.solver import Solver
 from ...core.structure import Supports
 from ...formulations import layerwise
 from ...structures import Cardinality, NofM
+from ..peers import CVXPY
 from .family import Family
 
 __all__ = ["LAYERWISE", "correlated_layer"]
@@ -72,6 +73,7 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "magnitude": solvers.Magnitude,
     "scip": solvers.Scip,
     "highs": solvers.Highs,
+    **CVXPY,
 }
 
 LAYERWISE = Family(

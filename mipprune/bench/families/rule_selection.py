@@ -13,7 +13,7 @@ from ...core.problem import Problem
 from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import rule_selection
-from ..peers import Abess, LassoPath, MatchingPursuit
+from ..peers import CVXPY, Abess, LassoPath, MatchingPursuit, RuleFitSelection, SkglmPath
 from .family import Family
 
 __all__ = ["RULE_SELECTION", "random_forest"]
@@ -108,6 +108,9 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "matching-pursuit": MatchingPursuit,
     "lasso-path": LassoPath,
     "abess": Abess,
+    "skglm": SkglmPath,
+    "imodels": RuleFitSelection,
+    **CVXPY,
 }
 
 _SMALL: dict[str, Any] = {"depth": 3, "count": 5, "gamma": 0.05}

@@ -12,7 +12,7 @@ from ...core.problem import Problem
 from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import sparse_regression
-from ..peers import Abess, LassoPath, MatchingPursuit
+from ..peers import CVXPY, Abess, El0ps, L0bnb, LassoPath, MatchingPursuit, SkglmPath
 from .family import Family
 
 __all__ = ["SPARSE_REGRESSION", "RegressionInstance", "correlated_regression"]
@@ -111,6 +111,10 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "matching-pursuit": MatchingPursuit,
     "lasso-path": LassoPath,
     "abess": Abess,
+    "skglm": SkglmPath,
+    "l0bnb": L0bnb,
+    "el0ps": El0ps,
+    **CVXPY,
 }
 
 

@@ -14,6 +14,7 @@ from ...core.solver import Solver
 from ...errors import InvalidProblem
 from ...formulations import transposable_mask
 from ...structures import TransposableNofM
+from ..peers import CVXPY
 from .family import Family
 
 __all__ = ["TRANSPOSABLE_MASKS"]
@@ -54,6 +55,7 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "random": solvers.RandomMask,
     "highs": solvers.Highs,
     "scip": solvers.Scip,
+    **CVXPY,
 }
 
 TRANSPOSABLE_MASKS = Family(

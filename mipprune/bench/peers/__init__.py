@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from .graphs import GraphicalLassoPath
-from .regression import Abess, LassoPath, MatchingPursuit
-from .through_cvxpy import ThroughCvxpy
+from .elsewhere import choose_pythons, close_peers, versions_elsewhere
+from .exact import El0ps, L0bnb
+from .graphs import GraphicalLassoPath, SkglmGraph
+from .regression import Abess, LassoPath, MatchingPursuit, RuleFitSelection, SkglmPath
+from .through_cvxpy import CVXPY, ThroughCvxpy
 
-__all__ = ["Abess", "GraphicalLassoPath", "LassoPath", "MatchingPursuit", "ThroughCvxpy"]
+__all__ = [
+    "CVXPY",
+    "Abess",
+    "El0ps",
+    "GraphicalLassoPath",
+    "L0bnb",
+    "LassoPath",
+    "MatchingPursuit",
+    "RuleFitSelection",
+    "SkglmGraph",
+    "SkglmPath",
+    "ThroughCvxpy",
+    "choose_pythons",
+    "close_peers",
+    "versions_elsewhere",
+]
