@@ -35,8 +35,8 @@ def sparse_draw(p: int, n: int, seed: int, degree: float = 3.0, weight: float = 
     """Return samples and edges (pairs i < j) of a large random graph, without any dense p x p factorisation.
 
     The precision is ``I + B`` with entries of size ``weight`` on random edges, each row scaled so that its absolute sum
-    stays below 0.9 (diagonally dominant, so positive definite); samples solve ``L' x = z`` with its sparse factor, here
-    by conjugate gradients in the form ``x = Theta^{-1/2} z`` through a truncated power series of ``(I + B)^{-1/2}``.
+    stays below 0.9 (diagonally dominant, so positive definite); samples are ``x = Theta^{-1/2} z`` by a truncated power
+    series of ``(I + B)^{-1/2}``, float32, some at a time. What is returned is a contiguous (p, n) array, transposed.
     """
     from scipy import sparse
 
@@ -50,13 +50,17 @@ def sparse_draw(p: int, n: int, seed: int, degree: float = 3.0, weight: float = 
     rows = np.asarray(abs(matrix).sum(axis=1)).ravel()
     scale = np.sqrt(np.minimum(1.0, 0.9 / np.maximum(rows, 1e-9)))
     matrix = sparse.diags_array(scale) @ matrix @ sparse.diags_array(scale)
-    samples = rng.standard_normal((n, p), dtype=np.float32)
-    total, power, factor = samples.copy(), samples, 1.0
-    for k in range(1, 40):  # (1 + b)^(-1/2) = sum of binomial(-1/2, k) b^k
-        factor *= (-0.5 - (k - 1)) / k
-        power = np.asarray((matrix.astype(np.float32) @ power.T).T)
-        total += np.float32(factor) * power
-    return total, pairs
+    matrix = matrix.tocsr().astype(np.float32)
+    out = np.empty((p, n), dtype=np.float32)
+    for first in range(0, n, 500):
+        power = rng.standard_normal((p, min(500, n - first)), dtype=np.float32)
+        total, factor = power.copy(), 1.0
+        for k in range(1, 40):  # (1 + b)^(-1/2) = sum of binomial(-1/2, k) b^k
+            factor *= (-0.5 - (k - 1)) / k
+            power = matrix @ power
+            total += np.float32(factor) * power
+        out[:, first : first + total.shape[1]] = total
+    return out.T, pairs
 
 
 def peak_gib() -> float:

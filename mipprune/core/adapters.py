@@ -206,12 +206,11 @@ class Sparse(Structure):
         if not isinstance(self.price_per_entry, Tensor) and self.price_per_entry == 0:
             return 0.0
         mask = self.mask_of(point)
-        prices = torch.as_tensor(self.price_per_entry, dtype=torch.float64).to(point.device).expand(point.shape)
-        if isinstance(self.price_per_entry, Tensor):
-            # Several smallest masks may fit, the cheapest counts; outweighing all prices keeps it around the support.
-            kept = self.supports.keep(torch.where(mask, 2.0 * prices.sum(), -prices)) | mask
-        else:
-            kept = self.supports.cover(mask)
+        if not isinstance(self.price_per_entry, Tensor):
+            return float(self.price_per_entry) * int(self.supports.cover(mask).sum())
+        prices = self.price_per_entry.to(dtype=torch.float64, device=point.device).expand(point.shape)
+        # Several smallest masks may fit, the cheapest counts; outweighing all prices keeps it around the support.
+        kept = self.supports.keep(torch.where(mask, 2.0 * prices.sum(), -prices)) | mask
         return accurate_sum(torch.where(kept, prices, 0.0))[0]
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:

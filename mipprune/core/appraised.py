@@ -41,8 +41,9 @@ def appraised_claims(
         raise CertificateError("tree: a step narrows an interval, for which this loss has no bound")
     least = torch.full((len(points),), math.inf, dtype=torch.float64)
     gone = steps.kind == OFF
-    parts = torch.where(gone, table.if_on[steps.row, steps.entry], table.if_off[steps.row, steps.entry])
-    least.scatter_reduce_(0, steps.row, parts, "amin")
+    if len(steps.row):
+        parts = torch.where(gone, table.if_on[steps.row, steps.entry], table.if_off[steps.row, steps.entry])
+        least.scatter_reduce_(0, steps.row, parts, "amin")
     own = table.bound.clone()
     rows = torch.unique(steps.row[leaf[steps.row]])
     if len(rows):  # leaves with steps: the same point again, in the state in which they leave it
@@ -51,7 +52,9 @@ def appraised_claims(
         off[steps.row[gone], steps.entry[gone]] = True
         splits = None if cells.splits is None else cells.splits[rows]
         left = torch.where(off, 0.0, points)[rows]
-        again = loss.appraise(left, Cells(on[rows], off[rows], splits), price, sides[0][rows], sides[1][rows])
+        again = loss.appraise(
+            left, Cells(on[rows], off[rows], splits), price, sides[0][rows], sides[1][rows], parts=False
+        )
         assert again is not None
         own[rows] = again.bound
     return torch.where(leaf, torch.minimum(least, own), least)

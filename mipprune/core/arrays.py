@@ -37,6 +37,7 @@ UNIT_ROUNDOFF = 2.0**-53
 
 _ROW = 4096  # entries of a row of a sum, at most
 _PIECE = 1 << 22  # entries that a sum takes at once
+_ROWS = 512  # rows of a matrix that are compared at once
 
 _LARGE = 1 << 16  # entries from which float32 pays off in the heuristics (measured: below it, overheads dominate)
 
@@ -111,9 +112,11 @@ def require_symmetric(matrix: Tensor, name: str) -> Tensor:
     """Return the exactly symmetric part of ``matrix``; refuse one that is not symmetric up to rounding."""
     if matrix.shape[-1] != matrix.shape[-2]:
         raise InvalidProblem(f"{name} has shape {tuple(matrix.shape)}; its last two dimensions must be equal")
-    transposed = matrix.mT
-    skew = float((matrix - transposed).abs().max()) if matrix.numel() else 0.0
-    scale = float(matrix.abs().max()) if matrix.numel() else 0.0
+    transposed, skew, scale = matrix.mT, 0.0, 0.0
+    for first in range(0, matrix.shape[-1] if matrix.numel() else 0, _ROWS):  # no second array of the same size
+        rows, columns = (part[..., first : first + _ROWS, :] for part in (matrix, transposed))
+        skew = max(skew, float((rows - columns).abs().max()))
+        scale = max(scale, *(abs(float(side)) for side in rows.aminmax()))
     tolerance = 1e-5 if matrix.dtype == torch.float32 else 1e-10
     if skew > tolerance * scale:
         raise InvalidProblem(

@@ -235,7 +235,9 @@ class Loss(ABC):
         constant = torch.tensor(constants, dtype=torch.float64)
         return Models(constant, torch.stack(linears), torch.stack(curvatures), torch.stack(errors))
 
-    def appraise(self, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor) -> Appraisal | None:
+    def appraise(
+        self, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor, *, parts: bool = True
+    ) -> Appraisal | None:
         """Return bounds of the loss plus price over cells, from a point for each; ``None``: use :meth:`tangents`.
 
         Parameters
@@ -245,6 +247,8 @@ class Loss(ABC):
         price : float64 Tensor, shape (size,)
         lower, upper : float64 Tensor, shape (B, size)
             Intervals of kept entries.
+        parts : bool
+            Without it ``if_on`` and ``if_off`` may be empty, shape (B, 0).
         """
         return None
 
@@ -291,6 +295,8 @@ class Loss(ABC):
             and isinstance(getattr(self, field.name), Tensor)
             and getattr(self, field.name).is_floating_point()
         }
+        if all(tensor is getattr(self, name) for name, tensor in moved.items()):
+            return self  # with all that it has computed already
         return replace(self, **moved)
 
     def describe(self) -> str:

@@ -238,26 +238,25 @@ class SparseTree(Certificate):
             narrow = loss.narrow(torch.from_numpy(columns))
         else:
             narrow = None
+        fixed, price, low, high = torch.from_numpy(batch.fixed), setting.price, batch.lower, batch.upper
         if narrow is None:
             columns = np.arange(size)
         else:
-            loss, points = narrow, points[:, columns]
-            splits = None if splits is None else splits[:, columns]
-        fixed = torch.from_numpy(batch.fixed[:, columns])
+            loss, points, fixed, price = narrow, points[:, columns], fixed[:, columns], price[torch.from_numpy(columns)]
+            splits, low, high = None if splits is None else splits[:, columns], low[:, columns], high[:, columns]
         on, off = fixed > 0, fixed < 0
-        lower, upper = (torch.from_numpy(s[:, columns]).expand(fixed.shape) for s in (batch.lower, batch.upper))
-        price = setting.price[torch.from_numpy(columns)]
+        lower, upper = (torch.from_numpy(side).expand(fixed.shape) for side in (low, high))
         limits = None if batch.limits is None else torch.from_numpy(batch.limits)
         cells = Cells(on, off, splits, limits)
-        table = loss.appraise(points, cells, price, lower, upper)
+        steps = self._steps(batch.nodes, columns)
+        table = loss.appraise(points, cells, price, lower, upper, parts=len(steps.row) > 0)
         if table is not None:
-            steps, leaf = self._steps(batch.nodes, columns), self._is_leaf[torch.from_numpy(batch.nodes)]
+            leaf = self._is_leaf[torch.from_numpy(batch.nodes)]
             return appraised_claims(loss, points, cells, price, (lower, upper), table, steps, leaf)
         models = loss.tangents(points, cells)
         gains = gain_bounds(setting.structure, models, lower, upper, price)
         totals = Totals.of(gains, on, off, setting.most, models.constant)
         least = torch.full((len(fixed),), math.inf, dtype=torch.float64)
-        steps = self._steps(batch.nodes, columns)
         if len(steps.row):
             inside = steps.kind != LIMIT
             some = Step(*(part[inside] for part in steps))

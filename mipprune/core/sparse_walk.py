@@ -126,10 +126,12 @@ class State:
             self.fixed[problem.off.reshape(-1).numpy()] = -1
         sides = structure.box or (-np.inf, np.inf)
         lower, upper = (
-            exact(torch.as_tensor(side, dtype=torch.float64)).expand(problem.shape).reshape(-1).numpy().copy()
+            exact(torch.as_tensor(side, dtype=torch.float64)).expand(problem.shape).reshape(-1).numpy()
             for side in sides
         )
         self.lower, self.upper, self.intervals = lower, upper, intervals
+        if intervals:  # they will be changed; else one number may stand for all
+            self.lower, self.upper = lower.copy(), upper.copy()
         limits = problem.reference.loss.limits()
         self.limits = None if limits is None else exact(limits).numpy().copy()
         self._trail: list[tuple[Array, Array, Array | float]] = []
@@ -176,11 +178,11 @@ class State:
 
     def room(self, rows: int) -> tuple[Array, Array, Array, Array | None]:
         """Return arrays for the states of so many nodes."""
-        sides = rows if self.intervals else 1
+        lower, upper = (np.tile(side, (rows, 1)) if self.intervals else side[None] for side in (self.lower, self.upper))
         return (
             np.empty((rows, len(self.fixed)), dtype=np.int8),
-            np.tile(self.lower, (sides, 1)),
-            np.tile(self.upper, (sides, 1)),
+            lower,
+            upper,
             None if self.limits is None else np.empty((rows, len(self.limits))),
         )
 

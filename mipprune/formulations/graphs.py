@@ -17,6 +17,7 @@ from ..structures.any_support import AnySupport
 __all__ = ["covariance_of", "graphical_model", "likelihood_refit"]
 
 _BLOCK = 4096  # rows of data that are multiplied at a time
+_STRIP = 1024  # columns of data that are multiplied with those before them at a time
 _UNIT = 2.0**-53
 
 
@@ -43,9 +44,16 @@ def covariance_of(data: Any, *, standardize: bool = True) -> tuple[Tensor, Tenso
     mean = torch.stack([part.double().sum(dim=0) for part in data.split(_BLOCK)]).sum(dim=0) / n
     total = torch.zeros((p, p), dtype=torch.float64, device=data.device)
     for part in data.split(_BLOCK):
-        centred = part.double() - mean
-        total.addmm_(centred.mT, centred)
+        centred = part.double().sub_(mean)
+        for first in range(0, p, _STRIP):  # the part on and below the diagonal
+            last = min(first + _STRIP, p)
+            total[first:last, :last].addmm_(centred[:, first:last].mT, centred[:, :last])
     total /= n
+    for first in range(0, p, _STRIP):
+        last = min(first + _STRIP, p)
+        square = total[first:last, first:last]
+        square.copy_(0.5 * (square + square.mT))
+        total[:first, first:last] = total[first:last, :first].mT
     variances = total.diagonal().clone()
     size = mean.square() + variances
     flat = ~(variances > 64 * n * _UNIT * size)
@@ -56,14 +64,16 @@ def covariance_of(data: Any, *, standardize: bool = True) -> tuple[Tensor, Tenso
         )
     deviations = variances.sqrt()
     if standardize:
-        total = _scaled(total, deviations)
-    return 0.5 * (total + total.mT), deviations
+        _scale(total, deviations)
+    return total, deviations
 
 
-def _scaled(covariance: Tensor, deviations: Tensor) -> Tensor:
-    scaled = covariance / deviations / deviations.unsqueeze(1)
-    scaled.diagonal().fill_(1.0)
-    return scaled
+def _scale(covariance: Tensor, deviations: Tensor) -> None:
+    """Turn a covariance matrix into the correlation matrix, in place; what is symmetric stays exactly so."""
+    inverse = deviations.reciprocal()
+    for row, factor in zip(covariance.split(_STRIP), inverse.split(_STRIP), strict=True):
+        row *= factor.unsqueeze(1) * inverse
+    covariance.diagonal().fill_(1.0)
 
 
 def graphical_model(
@@ -144,8 +154,8 @@ def graphical_model(
                 f"{float(diagonal.min()) if diagonal.numel() else 0.0:g}; at least two positive variances are needed"
             )
         if standardize:
-            matrix = _scaled(matrix, diagonal.sqrt())
-            matrix = 0.5 * (matrix + matrix.mT)
+            matrix = matrix.clone()
+            _scale(matrix, diagonal.sqrt())
         singular = False
     else:
         matrix, _ = covariance_of(data, standardize=standardize)
@@ -188,7 +198,10 @@ def _convex(matrix: Tensor, ridge: float | Tensor, singular: bool) -> PseudoLike
     for factor in (0.0, 1.0, 4.0, 16.0, 64.0):
         if factor == 0.0 and singular:
             continue
-        raised = matrix if factor == 0.0 else matrix + torch.diag(factor * rise * matrix.diagonal())
+        raised = matrix
+        if factor > 0.0:
+            raised = matrix.clone()
+            raised.diagonal().mul_(1.0 + factor * rise)
         loss = PseudoLikelihood(raised, ridge)
         if loss.is_convex:
             return loss

@@ -50,17 +50,21 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
     """
     if split.shape[-1:] != gram.shape[-1:]:  # anything else would broadcast to a matrix that is not diagonal
         raise ValueError(f"a split of shape {tuple(split.shape)} does not fit a matrix with {gram.shape[-1]} columns")
-    rest = _on_allowed(gram - torch.diag_embed(split), allowed)
+    rest = gram.expand(torch.broadcast_shapes(gram.shape[:-1], split.shape) + gram.shape[-1:]).clone()
+    torch.diagonal(rest, dim1=-2, dim2=-1).sub_(split)
+    rest = _on_allowed(rest, allowed)
     size = gram.shape[-1]
     diagonal = torch.diagonal(rest, dim1=-2, dim2=-1)
     if bool((diagonal < 0).any()):
         return False
-    empty = (diagonal == 0) & (rest == 0).all(dim=-1)
+    empty = diagonal == 0
+    if bool(empty.any()):
+        empty &= (rest == 0).all(dim=-1)
     original = torch.diagonal(gram, dim1=-2, dim2=-1).abs().expand(diagonal.shape)
     growth = 2.0 * (size + 2) * (size + 2) * _UNIT_ROUNDOFF
     shift = torch.where(empty, -1.0, growth * diagonal + 2.0 * _UNIT_ROUNDOFF * original)
-    shifted = rest - torch.diag_embed(shift)
-    _, info = torch.linalg.cholesky_ex(shifted)
+    diagonal.sub_(shift)
+    _, info = torch.linalg.cholesky_ex(rest)
     return bool((info == 0).all())
 
 

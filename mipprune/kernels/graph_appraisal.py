@@ -11,12 +11,13 @@ import numpy as np
 from .pairs import nodes_of, pair_index, pattern_of, split_pairs
 from .threads import over_rows
 
-__all__ = ["Appraised", "Penalties", "Places", "Shift", "appraise", "diagonal_guess", "places_of"]
+__all__ = ["Appraised", "Penalties", "Places", "Shift", "appraise", "diagonal_guess", "places_of", "products_at"]
 
 Array = np.ndarray[Any, Any]
 
 _ROUNDS = 8  # fixed-point steps for the diagonal: it is only a guide, any positive numbers give a valid bound
 _BLOCK = 64  # rows in one piece of work
+_MANY = 1 << 14  # places from which products are worth threads
 _U = 2.0**-53
 
 
@@ -101,7 +102,22 @@ def _around(
     entries, values = entries[inside], values[inside]
     places = places_of(entries, len(matrix), None, shift, penalties)
     value = values[places.pair]
-    return places, value, diagonal_of(matrix, *places[:3], value, places.shift, *places.penalties, _ROUNDS)
+    product = products_at(matrix, places, value)
+    return places, value, diagonal_of(matrix, *places[:3], value, product, places.shift, *places.penalties, _ROUNDS)
+
+
+def products_at(matrix: Array, places: Places, value: Array) -> Array:
+    """Return ``(S v_i)_j`` at the place of each (i, j) of the pattern."""
+    from .graph_descent import row_products
+
+    product, p = np.empty(len(value)), len(matrix)
+    chunk = p if len(value) < _MANY else _BLOCK
+    over_rows(
+        lambda first, last: row_products(first, last, matrix, places.indptr, places.indices, value, product),
+        p,
+        chunk=chunk,
+    )
+    return product
 
 
 def diagonal_guess(matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties) -> Array:
@@ -157,10 +173,10 @@ def appraise(
     ends = GRID if grid is None else grid
 
     def task(first: int, last: int) -> tuple[Array, Array]:
-        grown = np.zeros((2, last - first, p))
+        grown = np.zeros((2, last - first, p if parts else 0))
         appraise_rows(
             first, last, matrix, largest, places.indptr, places.indices, value, theta, shift.common, shift.extra,
-            fixed, *penalties, ends, base, grown[0], grown[1], known,
+            fixed, *penalties, ends, base, grown[0], grown[1], known, parts,
         )  # fmt: skip
         return grown[0], grown[1]
 

@@ -187,6 +187,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
     if_on,
     if_off,
     known,
+    parts,
 ):
     """Bound the rows ``begin <= i < end``.
 
@@ -208,6 +209,8 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         ``ridge`` without 1/2.
     grid : (K + 1,) array
         Ends of the intervals in units of theta, from 0 to infinity.
+    parts : bool
+        Whether ``if_on`` and ``if_off`` are wanted, which may be empty otherwise.
 
     Returns
     -------
@@ -250,8 +253,9 @@ def appraise_rows(  # type: ignore[no-untyped-def]
         count, known[i] = 0, a * theta[i] - np.log(theta[i])
         unbounded = False
         for j in range(nodes):
-            if_on[i - begin, j] = 0.0
-            if_off[i - begin, j] = 0.0
+            if parts:
+                if_on[i - begin, j] = 0.0
+                if_off[i - begin, j] = 0.0
             if j == i:
                 continue
             q = _place(i, j, nodes)
@@ -282,6 +286,11 @@ def appraise_rows(  # type: ignore[no-untyped-def]
             bends[n], own[n], lows[n], highs[n] = half, mine, low, high
             if mine == 0.0 and half == 0.0 and (np.isinf(low) or np.isinf(high)):
                 unbounded = True
+            if not (parts or sure[n]):  # the gain grows with t: what it is worth at no t need not be looked at
+                gain, _, _ = _gain(slopes[n], errors[n], max(half, _TINY), low, high, prices[n])
+                if gain <= 0.0:
+                    count -= 1
+                    continue
             if i < j:
                 gain, _, _ = _gain(-c, 0.0, part + rest, low, high, cost)
                 known[i] -= gain if fixed[q] > 0 else max(gain, 0.0)
@@ -302,7 +311,7 @@ def appraise_rows(  # type: ignore[no-untyped-def]
                 bounds[k] = low - intercept - 2.0 * slack * size - 4.0 * _U * (abs(low) + abs(intercept))
             least = min(least, bounds[k])
         base[i] = least
-        if not np.isinf(least):
+        if parts and not np.isinf(least):
             for n in range(count):
                 kept[n], dropped[n] = np.inf, np.inf
             for k in range(cells):

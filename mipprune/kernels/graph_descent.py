@@ -57,14 +57,28 @@ def refresh_diagonal(  # type: ignore[no-untyped-def]
 
 @_compile
 def diagonal_of(  # type: ignore[no-untyped-def]
-    matrix, indptr, indices, twin, value, shift, price, ridge, lower, upper, rounds
+    matrix, indptr, indices, twin, value, product, shift, price, ridge, lower, upper, rounds
 ):
-    """Return the diagonal that goes with off-diagonal entries; a fixed point, approached by so many rounds."""
+    """Return the diagonal that goes with off-diagonal entries; a fixed point, approached by so many rounds.
+
+    ``product`` is what :func:`row_products` fills in.
+    """
     theta = np.empty(len(indptr) - 1)
     for i in range(len(theta)):
         theta[i] = 1.0 / matrix[i, i]
     for _ in range(rounds):
-        refresh_diagonal(matrix, indptr, indices, twin, value, theta, shift, price, ridge, lower, upper, True)
+        for i in range(len(theta)):
+            q = 0.0
+            for pos in range(indptr[i], indptr[i + 1]):
+                v = value[pos]
+                if v == 0.0:
+                    continue
+                q += v * product[pos]
+                if shift[pos] > 0.0:
+                    bend = _bend(pos, i, indices[pos], twin, theta, shift, ridge)
+                    up, _, down, _ = envelope(price[pos], bend, lower[pos], upper[pos])
+                    q += shift[pos] * v * v * (1.0 / share(v, up, down) - 1.0)
+            theta[i] = (1.0 + np.sqrt(1.0 + 4.0 * matrix[i, i] * max(q, 0.0))) / (2.0 * matrix[i, i])
     return theta
 
 
@@ -137,10 +151,8 @@ def descend(  # type: ignore[no-untyped-def]
 
 
 @_compile
-def row_products(matrix, indptr, indices, value):  # type: ignore[no-untyped-def]
-    """Return ``(S v_i)_j`` at the place of each (i, j) of the pattern."""
-    out = np.empty(len(indices))
-    for i in range(len(indptr) - 1):
+def row_products(begin, end, matrix, indptr, indices, value, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with ``(S v_i)_j`` at the place of each (i, j) of the pattern, for the rows ``begin <= i < end``."""
+    for i in range(begin, end):
         for pos in range(indptr[i], indptr[i + 1]):
             out[pos] = products(matrix, indices[pos], indptr, indices, value, i)
-    return out

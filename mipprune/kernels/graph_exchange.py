@@ -1,23 +1,29 @@
-"""Exchanging and adding pairs of a graphical model, row by row, by closed-form decreases at the diagonal at hand."""
+"""Exchanging and adding pairs of a graphical model, row by row, by closed-form decreases at the diagonal at hand.
+
+Of each row only the nodes on a list are looked at: all of them in small graphs, the most correlated ones in large.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 
 from .compiling import compiled_if_possible
 from .graph_appraisal import Penalties
 from .pairs import pair_index, pattern_of, split_pairs
 from .perspective import sparse_minimiser
 
-__all__ = ["exchange"]
+__all__ = ["exchange", "nearest"]
 
 Array = np.ndarray[Any, Any]
 
 _compile = compiled_if_possible()
-_LEAST = 1e-9  # decrease that is worth a change
 _ROOM = 64  # places that a row may gain in one pass
+_ALL = 256  # nodes up to which every pair is looked at
+_NEAR = 2.0  # beyond, so many square roots of their number for each
+_PIECE = 1 << 24  # numbers in one block of rows
 
 
 @_compile
@@ -60,13 +66,12 @@ def _drop(i, j, count, others, value):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _best(matrix, i, own, count, others, value, theta, price, ridge, lower, upper, steps):  # type: ignore[no-untyped-def]
-    """Return (decrease, j, value) of the best pair of row i that is zero; ``own`` is ``(S V)_ji`` for all j."""
+def _best(matrix, i, near, own, count, others, value, theta, price, ridge, lower, upper, steps):  # type: ignore[no-untyped-def]
+    """Return (decrease, j, value) of the best pair of row i that is zero; ``own`` is ``(S V)_ji`` for j in ``near``."""
     p = len(theta)
     best, where, what = 0.0, -1, 0.0
-    for j in range(p):
-        if j == i:
-            continue
+    for place in range(len(near)):
+        j = near[place]
         taken = False
         for k in range(count[i]):
             if others[i, k] == j:
@@ -77,7 +82,7 @@ def _best(matrix, i, own, count, others, value, theta, price, ridge, lower, uppe
         q = _place(i, j, p)
         a = matrix[j, j] / theta[i] + matrix[i, i] / theta[j]
         across = _product(matrix, i, count, others, value, j)
-        b = 4.0 * matrix[i, j] + 2.0 * own[j] / theta[i] + 2.0 * across / theta[j]
+        b = 4.0 * matrix[i, j] + 2.0 * own[place] / theta[i] + 2.0 * across / theta[j]
         t, decrease = sparse_minimiser(
             a, b, price[q * steps[0]], ridge[q * steps[1]], lower[q * steps[2]], upper[q * steps[3]]
         )
@@ -95,24 +100,26 @@ def _refresh(matrix, i, count, others, value, theta):  # type: ignore[no-untyped
 
 
 @_compile
-def _columns(matrix, i, count, others, value, own):  # type: ignore[no-untyped-def]
-    own[:] = 0.0
+def _columns(matrix, i, near, count, others, value, own):  # type: ignore[no-untyped-def]
+    for place in range(len(near)):
+        own[place] = 0.0
     for k in range(count[i]):
-        for j in range(len(own)):
-            own[j] += matrix[others[i, k], j] * value[i, k]
+        for place in range(len(near)):
+            own[place] += matrix[others[i, k], near[place]] * value[i, k]
 
 
 @_compile
-def _pass(matrix, count, others, value, theta, price, ridge, lower, upper, least):  # type: ignore[no-untyped-def]
+def _pass(matrix, start, listed, count, others, value, theta, price, ridge, lower, upper, least):  # type: ignore[no-untyped-def]
     """Go through all rows once: add the best missing pairs, then exchange. Return the number of changes."""
     p = len(theta)
     steps = (min(len(price) - 1, 1), min(len(ridge) - 1, 1), min(len(lower) - 1, 1), min(len(upper) - 1, 1))
     own = np.empty(p)
     changes = 0
     for i in range(p):
+        near = listed[start[i] : start[i + 1]]
         for _ in range(4):
-            _columns(matrix, i, count, others, value, own)
-            gain, j, t = _best(matrix, i, own, count, others, value, theta, price, ridge, lower, upper, steps)
+            _columns(matrix, i, near, count, others, value, own)
+            gain, j, t = _best(matrix, i, near, own, count, others, value, theta, price, ridge, lower, upper, steps)
             if gain <= least or count[i] >= others.shape[1] or count[j] >= others.shape[1]:
                 break
             _set(i, j, t, count, others, value)
@@ -124,16 +131,17 @@ def _pass(matrix, count, others, value, theta, price, ridge, lower, upper, least
             if k >= count[i]:
                 break
             j, old = others[i, k], value[i, k]
-            _columns(matrix, i, count, others, value, own)
-            for other in range(p):
-                own[other] -= matrix[j, other] * old
+            _columns(matrix, i, near, count, others, value, own)
+            for place in range(len(near)):
+                own[place] -= matrix[j, near[place]] * old
             a = matrix[j, j] / theta[i] + matrix[i, i] / theta[j]
             across = _product(matrix, i, count, others, value, j) - matrix[i, i] * old
-            b = 4.0 * matrix[i, j] + 2.0 * own[j] / theta[i] + 2.0 * across / theta[j]
+            left = _product(matrix, j, count, others, value, i) - matrix[j, j] * old
+            b = 4.0 * matrix[i, j] + 2.0 * left / theta[i] + 2.0 * across / theta[j]
             q = _place(i, j, p)
             bend, cost = ridge[q * steps[1]], price[q * steps[0]]
             kept = -((a + bend) * old * old + b * old) - cost  # decrease that the pair is worth at its value
-            gain, other, t = _best(matrix, i, own, count, others, value, theta, price, ridge, lower, upper, steps)
+            gain, other, t = _best(matrix, i, near, own, count, others, value, theta, price, ridge, lower, upper, steps)
             if gain <= max(kept, 0.0) + least or count[other] >= others.shape[1]:
                 continue
             _drop(i, j, count, others, value)
@@ -146,10 +154,36 @@ def _pass(matrix, count, others, value, theta, price, ridge, lower, upper, least
     return changes
 
 
+def nearest(matrix: Array) -> tuple[Array, Array]:
+    """Return for each node the others on its list, as (starts, nodes): all, or the most correlated of a large graph."""
+    p = len(matrix)
+    if p <= _ALL:
+        every = np.tile(np.arange(p), (p, 1))[~np.eye(p, dtype=bool)]
+        return np.arange(p + 1) * (p - 1), every
+    most = min(p - 1, int(_NEAR * np.sqrt(p)))
+    tensor = torch.from_numpy(matrix)
+    scale = tensor.diagonal().rsqrt()
+    nodes = []
+    for first in range(0, p, max(1, _PIECE // p)):
+        strength = (tensor[first : first + max(1, _PIECE // p)] * scale).abs_()
+        strength.diagonal(first).fill_(-1.0)
+        nodes.append(strength.topk(most, dim=1).indices.sort(dim=1).values)
+    return np.arange(p + 1) * most, torch.cat(nodes).ravel().numpy()
+
+
 def exchange(
-    matrix: Array, flat: Array, values: Array, theta: Array, penalties: Penalties
+    matrix: Array,
+    flat: Array,
+    values: Array,
+    theta: Array,
+    penalties: Penalties,
+    near: tuple[Array, Array],
+    least: float,
 ) -> tuple[Array, Array, bool]:
-    """Add and exchange pairs in one pass over the rows, ``theta`` included; return them and whether any changed."""
+    """Add and exchange pairs in one pass over the rows, ``theta`` included; return them and whether any changed.
+
+    ``near`` is what :func:`nearest` returns, ``least`` the decrease that is worth a change.
+    """
     p = len(theta)
     pattern = pattern_of(*split_pairs(flat, p), p)
     count = np.diff(pattern.indptr)
@@ -158,7 +192,7 @@ def exchange(
     rows = np.repeat(np.arange(p), count)
     place = np.arange(len(rows)) - pattern.indptr[rows]
     others[rows, place], value[rows, place] = pattern.indices, values[pattern.pair]
-    changes = _pass(matrix, count, others, value, theta, *penalties, _LEAST)
+    changes = _pass(matrix, *near, count, others, value, theta, *penalties, least)
     inside = np.arange(width) < count[:, None]
     i, j = np.nonzero(inside)[0], others[inside]
     upper = i < j

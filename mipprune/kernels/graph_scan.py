@@ -1,4 +1,4 @@
-"""Pairs outside a pattern whose slope exceeds that of their penalty at zero, row by row, without p x p arrays."""
+"""Pairs outside a pattern that a descent would change, row by row, without p x p arrays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from .compiling import compiled_if_possible
 from .graph_appraisal import Penalties, Shift
 from .pairs import pattern_of, split_pairs
-from .perspective import envelope
+from .perspective import envelope, sparse_minimiser
 from .threads import over_rows
 
-__all__ = ["violated_pairs"]
+__all__ = ["violated_pairs", "worthwhile_pairs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -22,9 +22,27 @@ _BLOCK = 32  # rows in one piece of work
 
 @_compile
 def _scan(  # type: ignore[no-untyped-def]
-    begin, end, matrix, indptr, indices, value, theta, common, extra, fixed, price, ridge, lower, upper, strength
+    begin,
+    end,
+    matrix,
+    indptr,
+    indices,
+    value,
+    theta,
+    common,
+    extra,
+    fixed,
+    price,
+    ridge,
+    lower,
+    upper,
+    relaxed,
+    out,
 ):
-    """Fill ``strength`` (end - begin, p) with ``|c_ij|/slope`` for free pairs j > i outside the pattern, else 0."""
+    """Fill ``out`` (end - begin, p) for free pairs j > i outside the pattern, 0 elsewhere.
+
+    With the relaxed penalty it is ``|c_ij|`` over the slope at zero, with the penalty itself what the pair would gain.
+    """
     p = len(theta)
     by_row = extra.shape[0] > 0
     steps = (min(len(price) - 1, 1), min(len(ridge) - 1, 1), min(len(lower) - 1, 1), min(len(upper) - 1, 1))
@@ -40,22 +58,28 @@ def _scan(  # type: ignore[no-untyped-def]
         start = i * (2 * p - i - 1) // 2 - i - 1
         for j in range(i + 1, p):
             q = start + j
-            strength[i - begin, j] = 0.0
+            out[i - begin, j] = 0.0
             if fixed[q * step] != 0:
                 continue
             across = 0.0
             for pos in range(indptr[j], indptr[j + 1]):
                 across += matrix[i, indices[pos]] * value[pos]
             c = 4.0 * matrix[i, j] + 2.0 * column[j] / theta[i] + 2.0 * across / theta[j]
+            if not relaxed:
+                a = matrix[j, j] / theta[i] + matrix[i, i] / theta[j]
+                _, out[i - begin, j] = sparse_minimiser(
+                    a, c, price[q * steps[0]], ridge[q * steps[1]], lower[q * steps[2]], upper[q * steps[3]]
+                )
+                continue
             mine = common[j] + extra[i, j] if by_row else common[j]
             theirs = common[i] + extra[j, i] if by_row else common[i]
             bend = ridge[q * steps[1]] + mine / theta[i] + theirs / theta[j]
             _, up, _, down = envelope(price[q * steps[0]], bend, lower[q * steps[2]], upper[q * steps[3]])
             steep = up if c < 0 else down
-            strength[i - begin, j] = abs(c) / steep if steep > 0.0 else np.inf
+            out[i - begin, j] = abs(c) / steep if steep > 0.0 else np.inf
         for pos in range(indptr[i], indptr[i + 1]):
             if indices[pos] > i:
-                strength[i - begin, indices[pos]] = 0.0
+                out[i - begin, indices[pos]] = 0.0
 
 
 def violated_pairs(
@@ -82,6 +106,32 @@ def violated_pairs(
     most : int
         Of more than so many only the strongest are returned.
     """
+    return _strongest(matrix, flat, values, theta, fixed, shift, penalties, True, 1.0 + 1e-9, most)
+
+
+def worthwhile_pairs(
+    matrix: Array, flat: Array, values: Array, theta: Array, penalties: Penalties, least: float, most: int
+) -> Array:
+    """Return the flat indices of pairs outside the pattern whose addition lowers the objective, ascending.
+
+    ``least`` is the decrease that is worth it; for the rest see :func:`violated_pairs`.
+    """
+    fixed = np.zeros(1, dtype=np.int8)
+    return _strongest(matrix, flat, values, theta, fixed, Shift.none(len(theta)), penalties, False, least, most)
+
+
+def _strongest(
+    matrix: Array,
+    flat: Array,
+    values: Array,
+    theta: Array,
+    fixed: Array,
+    shift: Shift,
+    penalties: Penalties,
+    relaxed: bool,
+    least: float,
+    most: int,
+) -> Array:
     p = len(theta)
     pattern = pattern_of(*split_pairs(flat, p), p)
     value = values[pattern.pair]
@@ -91,9 +141,9 @@ def violated_pairs(
         strength = np.zeros((last - first, p))
         _scan(
             first, last, matrix, pattern.indptr, pattern.indices, value, theta, shift.common, shift.extra, fixed,
-            *penalties, strength,
+            *penalties, relaxed, strength,
         )  # fmt: skip
-        row, j = np.nonzero(strength > 1.0 + 1e-9)
+        row, j = np.nonzero(strength > least)
         i = row + first
         found[first] = (i * (2 * p - i - 1) // 2 + j - i - 1, strength[row, j])
 

@@ -15,6 +15,8 @@ Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
 
 _FINE = 1e-9
+_LEAST = 1e-9  # decrease that is worth a pair
+_LARGE = 256  # nodes from which pairs are looked for in a scan of all before rows are gone through
 _SWEEPS = 200
 
 
@@ -46,25 +48,37 @@ def improve(
     gives way to the best other pair of the row when that is better; again descent.
     """
     from .graph_descent import descend
-    from .graph_exchange import exchange
+    from .graph_exchange import exchange, nearest
+    from .graph_scan import worthwhile_pairs
 
     p = len(matrix)
+    near = nearest(matrix)
     flat, values = np.asarray(start[0], dtype=np.int64), np.asarray(start[1], dtype=np.float64)
     values = np.clip(values, *(penalties.at(flat)[2:]))
     theta = diagonal_guess(matrix, flat, values, Shift.none(p), penalties)  # without a shift it is the exact one
-    for round_ in range(swaps + 1):
+
+    def settle(kept: bool) -> None:
         places = places_of(flat, p, None, Shift.none(p), penalties)
         value = values[places.pair]
-        if round_ == 0:  # first the best point on the whole start, so that no pair is dropped for a poor value
-            every = np.ones(len(value), dtype=bool)
-            descend(matrix, *places[:3], value, theta, places.shift, every, *places.penalties, False, _FINE, _SWEEPS)
-        descend(matrix, *places[:3], value, theta, places.shift, places.kept, *places.penalties, False, _FINE, _SWEEPS)
+        held = np.ones(len(value), dtype=bool) if kept else places.kept
+        descend(matrix, *places[:3], value, theta, places.shift, held, *places.penalties, False, _FINE, _SWEEPS)
         values[places.pair] = value
+
+    settle(True)  # first the best point on the whole start, so that no pair is dropped for a poor value
+    for round_ in range(swaps + 1):
+        fresh = np.zeros(0, dtype=np.int64)
+        if p > _LARGE and round_ < swaps:
+            fresh = worthwhile_pairs(matrix, flat, values, theta, penalties, _LEAST, 8 * p)
+            grown = np.union1d(flat, fresh)
+            longer = np.zeros(len(grown))
+            longer[np.searchsorted(grown, flat)] = values
+            flat, values = grown, longer
+        settle(False)
         inside = values != 0.0
         flat, values = flat[inside], values[inside]
         if round_ == swaps or not go_on():
             break
-        flat, values, changed = exchange(matrix, flat, values, theta, penalties)
-        if not changed:
+        flat, values, changed = exchange(matrix, flat, values, theta, penalties, near, _LEAST)
+        if not changed and not len(fresh):
             break
     return flat, values

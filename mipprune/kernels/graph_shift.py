@@ -23,6 +23,9 @@ Point = tuple[Array, Array]
 
 _STEPS = (0.8, 0.4, 0.2, 0.1, 0.05)
 _ROWWISE = 128  # nodes up to which each row gets a diagonal of its own
+_EIGEN = 500  # nodes up to which all eigenvalues of S are computed
+_LANCZOS = 10
+_COARSE = 1e-4  # share of the diagonal of S that a smallest eigenvalue must exceed to be found in float32
 _LEAST = 1e-6  # share of the diagonal of S below which a shift is not worth its proof
 
 
@@ -99,14 +102,51 @@ class _Rows:
         )
 
 
-def common_shift(matrix: Array) -> Shift | None:
-    """Return the smallest eigenvalue of S for all rows; ``None`` when it is next to nothing."""
+def common_shift(matrix: Array, *, proven: bool = True) -> Shift | None:
+    """Return the smallest eigenvalue of S for all rows; ``None`` when it is next to nothing.
+
+    Without ``proven`` the one of a large matrix is left to be proven by whoever uses it; it nearly always can be.
+    """
     tensor = torch.from_numpy(matrix)
-    common = torch.full((len(matrix),), float(torch.linalg.eigvalsh(tensor)[0]), dtype=torch.float64)
-    common = diagonal_split.shrink_until_valid(tensor, common * (1.0 - 1e-9))
+    smallest = _smallest(tensor)
+    if smallest is None:
+        return None
+    common = torch.full((len(matrix),), smallest, dtype=torch.float64)
+    if proven or len(matrix) <= _EIGEN:
+        common = diagonal_split.shrink_until_valid(tensor, common * (1.0 - 1e-9))
     if not float(common.max()) > _LEAST * float(tensor.diagonal().min()):
         return None
     return Shift(common.numpy(), np.zeros((0, 0)))
+
+
+def _smallest(matrix: torch.Tensor) -> float | None:
+    """Return about the smallest eigenvalue of S; ``None`` when it is next to nothing.
+
+    For large matrices a little below it, from Lanczos steps with the inverse through one triangular factor, in float32:
+    all eigenvalues would take many times as long.
+    """
+    p = len(matrix)
+    if p <= _EIGEN:
+        return float(torch.linalg.eigvalsh(matrix)[0])
+    shifted = matrix.float()
+    shifted.diagonal().sub_(_COARSE * float(matrix.diagonal().min()))
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    del shifted
+    if int(info) != 0:
+        return None
+    vector = torch.randn(p, generator=torch.Generator().manual_seed(0))
+    vector /= vector.norm()
+    basis, diagonal, beside = [vector], [], []
+    for _ in range(_LANCZOS):
+        image = torch.cholesky_solve(basis[-1].unsqueeze(1), factor).squeeze(1)
+        diagonal.append(float(image @ basis[-1]))
+        for known in basis:
+            image -= (image @ known) * known
+        beside.append(float(image.norm()))
+        basis.append(image / beside[-1])
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
+    error = abs(beside[-1] * vectors[-1, -1])  # an eigenvalue of the inverse is within it
+    return 0.999 / float(values[-1] + error)
 
 
 def best_shift(

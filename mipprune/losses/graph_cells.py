@@ -54,7 +54,13 @@ def proves_shift(loss: PseudoLikelihood, split: Tensor, allowed: Tensor) -> bool
 
 
 def appraise_cells(
-    loss: PseudoLikelihood, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor
+    loss: PseudoLikelihood,
+    points: Tensor,
+    cells: Cells,
+    price: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    parts: bool,
 ) -> Appraisal:
     """See :meth:`Loss.appraise`."""
     bounds, kept, gone = [], [], []
@@ -69,6 +75,7 @@ def appraise_cells(
             np.ascontiguousarray(fixed[row]),
             shift_of(None if cells.splits is None else cells.splits[row], loss.nodes),
             loss.penalties(price, lower[row], upper[row]),
+            parts=parts,
         )
         bounds.append(found.bound)
         kept.append(torch.from_numpy(found.if_on))

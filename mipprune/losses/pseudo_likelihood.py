@@ -17,7 +17,7 @@ from ..core.rational import RationalModel, is_positive_semidefinite, rational
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
-from ..kernels.graph_appraisal import Penalties, Places, Shift, places_of
+from ..kernels.graph_appraisal import Penalties, Places, Shift, places_of, products_at
 from ..kernels.pairs import split_pairs
 from .graph_cells import appraise_cells, proves_shift, rational_cell
 from .graph_rational import exact_minorant
@@ -131,7 +131,10 @@ class PseudoLikelihood(Loss):
         """Return price, ridge and box by pair; numbers, or tensors of shape (size,)."""
 
         def flat(values: Any) -> np.ndarray[Any, Any]:
-            return np.ascontiguousarray(exact(torch.as_tensor(values, dtype=torch.float64)).reshape(-1).numpy())
+            given = exact(torch.as_tensor(values, dtype=torch.float64))
+            if given.numel() > 1 and not any(given.stride()):  # one number, repeated
+                given = given.flatten()[:1]
+            return np.ascontiguousarray(given.reshape(-1).numpy())
 
         return Penalties(flat(price), flat(self._ridges), flat(lower), flat(upper))
 
@@ -156,10 +159,8 @@ class PseudoLikelihood(Loss):
 
     def _columns(self, w: Tensor) -> tuple[Places, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The support, its entries by place, and ``(S v_i)_j`` at each place (i, j)."""
-        from ..kernels.graph_descent import row_products
-
         places, value = self._places(w)
-        return places, value, row_products(self.matrix, places.indptr, places.indices, value)
+        return places, value, products_at(self.matrix, places, value)
 
     def _squares(self, w: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """``q_i`` and a bound on its rounding error."""
@@ -189,32 +190,26 @@ class PseudoLikelihood(Loss):
 
     # -------------------------------------------------------------------------------------------- value and slopes
 
-    def _cross(self, w: Tensor) -> Tensor:
-        """``S_ij w_ij`` on the support of w."""
-        point = exact(w).numpy()
+    def _linear_and_square(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """``4 S_ij w_ij`` and ``r w^2`` on the support of w."""
+        point, ridge = exact(w).numpy(), exact(self._ridges).numpy()
         flat = np.flatnonzero(point)
-        i, j = split_pairs(flat, self.nodes)
-        return torch.from_numpy(self.matrix[i, j] * point[flat])
-
-    def _bent(self, w: Tensor) -> Tensor:
-        """``r w^2`` on the support of w."""
-        w = exact(w)
-        inside = w != 0
-        ridge = exact(self._ridges)
-        return (ridge[inside] if len(ridge) > 1 else ridge) * w[inside].square()
+        values, (i, j) = point[flat], split_pairs(flat, self.nodes)
+        bent = (ridge[flat] if len(ridge) > 1 else ridge) * values * values
+        return torch.from_numpy(4.0 * self.matrix[i, j] * values), torch.from_numpy(bent)
 
     def value(self, w: Tensor) -> float:
         """See :meth:`Loss.value`."""
         own, theta = torch.from_numpy(self.matrix.diagonal().copy()), self.diagonal(w)
         terms = 2.0 * own * theta - 1.0 - theta.log()
-        return accurate_sum(terms)[0] + 4.0 * accurate_sum(self._cross(w))[0] + accurate_sum(self._bent(w))[0]
+        return sum(accurate_sum(part)[0] for part in (terms, *self._linear_and_square(w)))
 
     def rounding(self, w: Tensor) -> float:
         """See :meth:`Loss.rounding`; the derivative of a row in ``q_i`` is ``1/theta_ii``."""
         theta, error = self.diagonal(w), torch.from_numpy(self._squares(w)[1])
         own = torch.from_numpy(self.matrix.diagonal().copy())
         terms = float((2.0 * own * theta + 1.0 + theta.log().abs()).sum())
-        size = terms + 4.0 * float(self._cross(w).abs().sum()) + float(self._bent(w).sum())
+        size = terms + sum(float(part.abs().sum()) for part in self._linear_and_square(w))
         return 1.01 * float((error / theta).sum()) + gamma(self.nodes + int((w != 0).sum()) + 16) * size
 
     def gradient(self, w: Tensor) -> Tensor:
@@ -326,10 +321,12 @@ class PseudoLikelihood(Loss):
         """See :meth:`Loss.proves_split`; curvature that row i of S hands to the penalty of (i, j)."""
         return proves_shift(self, split, allowed)
 
-    def appraise(self, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor) -> Appraisal:
+    def appraise(
+        self, points: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor, *, parts: bool = True
+    ) -> Appraisal:
         """See :meth:`Loss.appraise`; each diagonal entry is minimised over exactly, see ``kernels.graph_bound``."""
         self._require_convex()
-        return appraise_cells(self, points, cells, price, lower, upper)
+        return appraise_cells(self, points, cells, price, lower, upper, parts)
 
     def rational_appraise(
         self, point: Tensor, cells: Cells, price: Tensor, lower: Tensor, upper: Tensor

@@ -16,7 +16,7 @@ from ...core.problem import Problem
 from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Watch, accept
 from ...core.sparse_tree import SparseTree
-from ...errors import InvalidProblem
+from ...errors import CertificateError, InvalidProblem
 from ...kernels.graph_appraisal import Penalties, Shift
 from ...losses.pseudo_likelihood import PseudoLikelihood
 from ..tree.graph import GraphBound
@@ -105,25 +105,25 @@ class EdgeDescent:
             given = exact(as_tensor(start, "start", shape=problem.shape)).numpy()
             entries = np.flatnonzero(given)
             point = (entries, given[entries])
-        stop, tree = Stop.CONVERGED, None
+        stop, tree, value = Stop.CONVERGED, None, None
         try:
             if self._is_batched(problem):
                 point = _batched(problem, point, watch)
             point = improve(loss.matrix, point, penalties, swaps=int(self.swaps), go_on=lambda: watch.due() is None)
-            watch.report(_value(problem, point), None)
+            value = _value(problem, point)
+            watch.report(value, None)
             if self.bound:
                 tree = root_certificate(problem, point, watch)
             stop = watch.due() or Stop.CONVERGED
         except KeyboardInterrupt:
             stop = Stop.USER
-        dense = _dense(problem, point)
         return Solution.of(
             problem,
-            dense,
+            _dense(problem, point),
             stop=stop,
             certificate=None if tree is None else tree[0],
             bound=None if tree is None else tree[1],
-            tolerance=watch.budget.tolerance(problem.value(dense)),
+            tolerance=watch.budget.tolerance(_value(problem, point) if value is None else value),
             stats=watch.stats(device="cpu"),
             solver=self.name,
         )
@@ -189,15 +189,22 @@ def root_certificate(problem: Problem, point: Point, watch: Watch) -> tuple[Spar
     loss, penalties = problem.reference.loss, penalties_of(problem)
     assert isinstance(loss, PseudoLikelihood)
     p, fixed = loss.nodes, np.zeros(1, dtype=np.int8)
-    found = common_shift(loss.matrix) if watch.due() is None else None
+    found = common_shift(loss.matrix, proven=False) if watch.due() is None else None
     shift = Shift.none(p) if found is None else found
     flat, values, _ = relax_graph(loss.matrix, fixed, shift, penalties, point, 1e-5, lambda: watch.due() is None)
     inside = values != 0.0
+    point = (flat[inside], values[inside])
+    try:
+        return _one_node(problem, point, shift)
+    except CertificateError:  # the shift has no proof
+        return _one_node(problem, point, Shift.none(p))
+
+
+def _one_node(problem: Problem, point: Point, shift: Shift) -> tuple[SparseTree, float]:
     ledger = Ledger()
-    root = ledger.add(-1, -1, 0, -1, -1)
-    split = -1
-    if found is not None:
-        nodes = np.flatnonzero(shift.common)
+    root, split = ledger.add(-1, -1, 0, -1, -1), -1
+    nodes = np.flatnonzero(shift.common)
+    if len(nodes):
         split = ledger.add_split(root, nodes, shift.common[nodes])
-    ledger.tangent.data[root] = ledger.add_tangent(flat[inside], values[inside], split)
+    ledger.tangent.data[root] = ledger.add_tangent(*point, split)
     return ledger.tree(problem)
