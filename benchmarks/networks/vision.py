@@ -21,76 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from benchmarks.common import RESULTS, Record, Unavailable, command, rounded, say
+from mipprune.bench.families.trained import NETWORKS, MLPNet, ResNet20
 from mipprune.cli.options import SOLVERS, parse_structure, solver_of
 from mipprune.errors import InvalidProblem
 from mipprune.networks import Report, accuracy, load, prunable, prune
 
 DAMPING = 0.01
 _BATCH = 250
-
-
-class MLPNet(nn.Module):
-    """The fully connected network 784-40-20-10 without biases of the pruning literature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(784, 40, bias=False)
-        self.fc2 = nn.Linear(40, 20, bias=False)
-        self.fc3 = nn.Linear(20, 10, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (images, 10) for images (images, 1, 28, 28)."""
-        x = functional.relu(self.fc1(x.flatten(1)))
-        logits: Tensor = self.fc3(functional.relu(self.fc2(x)))
-        return logits
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions; a shortcut without parameters: every second pixel, missing channels zero (option A)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.stride, self.missing = stride, outputs - inputs
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activations (images, outputs, height / stride, width / stride)."""
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        before = self.missing // 2
-        shortcut = functional.pad(shortcut, (0, 0, 0, 0, before, self.missing - before))
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)) + shortcut)
-
-
-class ResNet20(nn.Module):
-    """The residual network with 20 layers for CIFAR-10 (He, Zhang, Ren, Sun, arXiv 1512.03385, section 4.2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, 1)
-        self.layer2 = self._stage(16, 32, 2)
-        self.layer3 = self._stage(32, 64, 2)
-        self.linear = nn.Linear(64, 10)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        rest = [ResidualBlock(outputs, outputs, 1) for _ in range(2)]
-        return nn.Sequential(ResidualBlock(inputs, outputs, stride), *rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (images, 10) for images (images, 3, 32, 32)."""
-        x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
-        return logits
 
 
 @dataclass(frozen=True)
@@ -131,8 +70,8 @@ FAMILIES = {
         "MLPNet 784-40-20-10 on MNIST, one-shot pruning, test accuracy",
         "mnist",
         MLPNet,
-        (0.1307,),
-        (0.3081,),
+        NETWORKS["mnist"].mean,
+        NETWORKS["mnist"].deviation,
         ("unstructured:0.5", "unstructured:0.7", "unstructured:0.8", "unstructured:0.9", "unstructured:0.95", "2:4"),
         ("magnitude", "wanda", "sparsegpt", "alps", "alps+swap", "obc"),
         2000,
@@ -142,8 +81,8 @@ FAMILIES = {
         "ResNet-20 on CIFAR-10, one-shot pruning, test accuracy",
         "cifar10",
         ResNet20,
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
+        NETWORKS["cifar10"].mean,
+        NETWORKS["cifar10"].deviation,
         ("unstructured:0.5", "unstructured:0.7", "unstructured:0.8", "unstructured:0.9", "2:4", "4:8"),
         ("magnitude", "wanda", "sparsegpt", "alps", "obc"),
         500,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,21 @@ class _Certified:
         return certify(problem, solution, budget=Budget(seconds=left, gap=budget.gap), progress=progress)
 
 
+def _instances(
+    chosen: Sequence[tuple[families.Family, str]], data: Path | None
+) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Parameters of the instances by family; what a user asks for and does not get is an error."""
+    found = {family.name: family.instances(suite, data) for family, suite in chosen}
+    wanted = "; ".join(f"for {family.name} {family.layout}" for family, _ in chosen if family.layout)
+    if data is not None and any(suite != families.REAL for _, suite in chosen):
+        raise InvalidProblem(f"--data is for the suite {families.REAL!r} (or FAMILY:{families.REAL})")
+    if data is not None and not any("." in str(each.get("source", "")) for every in found.values() for each in every):
+        raise InvalidProblem(f"the folder {str(data)!r} holds no data for these families; it may hold {wanted}")
+    if not any(found.values()):
+        raise InvalidProblem(f"no real data come with packages here; give a folder by --data that holds {wanted}")
+    return found
+
+
 def expand(
     suite: str,
     *,
@@ -159,12 +174,13 @@ def expand(
     for name in solvers:
         if name.removeprefix(CERTIFIED) not in known:
             raise InvalidProblem(f"no family of {suite!r} has a solver {name!r}; there are {', '.join(sorted(known))}")
+    instances = _instances(chosen, data)
     jobs = []
-    for family, suite_name in chosen:
+    for family, _ in chosen:
         names = [name for name in solvers if name.removeprefix(CERTIFIED) in family.solvers] or (
             [] if solvers else list(family.solvers)
         )
-        for parameters in family.suites[suite_name]:
+        for parameters in instances[family.name]:
             for seed in range(seeds):
                 jobs += [
                     Job(

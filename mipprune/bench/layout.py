@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,12 +23,17 @@ __all__ = ["DatasetParts", "ObjectiveParts", "SolverParts", "instances"]
 def instances(family: str, suite: str = "quick") -> list[str]:
     """Return the instances of a suite as JSON, as values of benchopt's parameter ``instance``.
 
+    Those of the suite ``"real"`` are made of packages, and of the files in the folder that the environment variable
+    ``MIPPRUNE_BENCH_DATA`` names.
+
     Examples
     --------
     >>> instances("layerwise")[0]
     '{"inputs": 16, "outputs": 1, "structure": "0.5"}'
     """
-    return [json.dumps(dict(parameters), sort_keys=True) for parameters in families.find(family).suites[suite]]
+    stored = os.environ.get("MIPPRUNE_BENCH_DATA") if suite == families.REAL else None
+    found = families.find(family).instances(suite, None if stored is None else Path(stored))
+    return [json.dumps(dict(parameters), sort_keys=True) for parameters in found]
 
 
 class ObjectiveParts:
@@ -77,7 +83,8 @@ class DatasetParts:
 
     def get_data(self) -> dict[str, Any]:
         """Return the problem."""
-        data = None if self.data is None else Path(self.data)
+        stored = self.data or os.environ.get("MIPPRUNE_BENCH_DATA")
+        data = None if stored is None else Path(stored)
         return {"problem": families.find(self.family).problem(json.loads(self.instance), self.seed, data)}
 
 

@@ -214,7 +214,12 @@ class Store:
                 found += [Record.from_dict(row) for row in pq.read_table(file).to_pylist()]
             except (pa.ArrowException, OSError, TypeError, KeyError) as error:
                 raise MippruneError(f"{str(file)!r} is no record: {error}; remove it and run again") from error
-        return sorted(found, key=lambda record: (record.family, record.size, record.instance, record.solver))
+        return sorted(found, key=_place)
+
+
+def _place(record: Record) -> tuple[str, float, str, str]:
+    size = record.size if math.isfinite(record.size) else math.inf  # NaN has no place in an order
+    return record.family, size, record.instance, record.solver
 
 
 def _schema() -> Any:

@@ -50,7 +50,7 @@ def _running(command: _Command) -> _Command:
                 multiple=True,
                 help="Interpreter of an environment that has the peer NAME (l0bnb, el0ps, abess, skglm, imodels).",
             ),
-            click.option("--data", type=_FOLDER, help="Folder of real data, for the families that have some."),
+            click.option("--data", type=_FOLDER, help="Folder of real data for the suite `real` (or FAMILY:real)."),
             click.option("--out", type=_FOLDER, default=_OUT, show_default=True, help="Folder of the records."),
         )
     ):
@@ -69,7 +69,9 @@ def _running(command: _Command) -> _Command:
 @click.option("--repeat-failed", is_flag=True, help="Also run again what failed or was ended.")
 @debug_option
 def run(suite_name: str, solvers: str, repeat_failed: bool, out: Path, **options: Any) -> None:
-    """Run a SUITE: a family (layerwise, transposable_masks, ...), FAMILY:full, quick or full.
+    """Run a SUITE: a family (layerwise, transposable_masks, ...), FAMILY:full, FAMILY:real, quick, full or real.
+
+    The suite `real` is made of data sets that come with scikit-learn, and of the files in the folder given by --data.
 
     Finished runs are never repeated: the same command goes on after an interrupt, a crash or a kill.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import InvalidProblem
-from .family import Family, label
+from .family import REAL, Family, label
 from .flop_selection import FLOP_SELECTION
 from .graphical_models import GRAPHICAL_MODELS
 from .layerwise import LAYERWISE
@@ -11,7 +11,7 @@ from .rule_selection import RULE_SELECTION
 from .sparse_regression import SPARSE_REGRESSION
 from .transposable_masks import TRANSPOSABLE_MASKS
 
-__all__ = ["ALL", "Family", "find", "label", "suite"]
+__all__ = ["ALL", "REAL", "Family", "find", "label", "suite"]
 
 ALL = (LAYERWISE, TRANSPOSABLE_MASKS, FLOP_SELECTION, SPARSE_REGRESSION, GRAPHICAL_MODELS, RULE_SELECTION)
 """Every family, in the order of reports."""
@@ -32,7 +32,7 @@ def find(name: str) -> Family:
 
 
 def suite(text: str) -> tuple[tuple[Family, str], ...]:
-    """Read a suite such as ``layerwise``, ``layerwise:full``, ``quick`` or ``full``.
+    """Read a suite such as ``layerwise``, ``layerwise:full``, ``quick``, ``full`` or ``real``.
 
     Parameters
     ----------
@@ -46,10 +46,10 @@ def suite(text: str) -> tuple[tuple[Family, str], ...]:
     [('layerwise', 'full')]
     """
     head, colon, tail = text.partition(":")
-    if not colon and all(head in family.suites for family in ALL):
+    if not colon and (head == REAL or all(head in family.suites for family in ALL)):
         return tuple((family, head) for family in ALL)
     family = find(head)
     name = tail or "quick"
-    if name not in family.suites:
-        raise InvalidProblem(f"family {head!r} has no suite {name!r}; it has {', '.join(family.suites)}")
+    if name != REAL and name not in family.suites:
+        raise InvalidProblem(f"family {head!r} has no suite {name!r}; it has {', '.join([*family.suites, REAL])}")
     return ((family, name),)

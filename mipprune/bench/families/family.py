@@ -10,7 +10,10 @@ from typing import Any
 from ...core.problem import Problem
 from ...core.solver import Solver
 
-__all__ = ["Family", "label"]
+__all__ = ["REAL", "Family", "label"]
+
+REAL = "real"
+"""The suite of instances made of real data."""
 
 Parameters = Mapping[str, Any]
 
@@ -26,8 +29,8 @@ class Family:
     title : str
         One line for people.
     build : callable
-        ``build(seed=..., **parameters) -> Problem``; the same arguments give the same problem, bit for bit. A family
-        with real instances takes ``data`` (a folder or ``None``) too.
+        ``build(seed=..., **parameters) -> Problem``; the same arguments give the same problem, bit for bit. With a
+        ``source`` among the parameters it is given ``data`` (a folder or ``None``) too.
     suites : mapping of str to sequence of dict
         Parameters of the instances of each suite, without the seed. ``"quick"`` must be there.
     tiny : dict
@@ -37,8 +40,11 @@ class Family:
         Solvers by name, ours and others', in the order of reports.
     size : str
         The parameter that stands for the size in plots.
-    takes_data : bool
-        Whether ``build`` takes ``data``.
+    real : callable, optional
+        ``real(data)`` returns the parameters of the instances made of real data: of installed packages, and of files in
+        the folder ``data`` where that is not ``None``. They are the suite ``"real"``, and name their ``source``.
+    layout : str
+        Which files in that folder are used, for people.
     """
 
     name: str
@@ -48,12 +54,25 @@ class Family:
     tiny: Parameters
     solvers: Mapping[str, Callable[[], Solver]]
     size: str
-    takes_data: bool = False
+    real: Callable[[Path | None], Sequence[Parameters]] | None = None
+    layout: str = ""
 
     def problem(self, parameters: Parameters, seed: int, data: Path | None = None) -> Problem:
-        """Build an instance; ``data`` is the folder of real data, for a family that takes one."""
-        extra = {"data": data} if self.takes_data else {}
+        """Build an instance; ``data`` is the folder of real data, for those that name a source."""
+        extra = {"data": data} if "source" in parameters and self.real is not None else {}
         return self.build(seed=seed, **parameters, **extra)
+
+    def instances(self, suite: str, data: Path | None = None) -> Sequence[Parameters]:
+        """Return the parameters of the instances of a suite, of ``"real"`` too.
+
+        Raises
+        ------
+        InvalidProblem
+            If ``data`` is given and no folder.
+        """
+        if suite == REAL:
+            return [] if self.real is None else self.real(data)
+        return self.suites[suite]
 
     def tiny_problem(self, seed: int = 0) -> Problem:
         """Build the instance on which solvers warm up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from ...errors import InvalidProblem
 from ...formulations import flop_selection
 from ..peers import CVXPY
 from .family import Family
+from .stored import files, located, read
+from .trained import layer_costs, weight_files
 
 __all__ = ["FLOP_SELECTION", "resnet_layers"]
 
@@ -56,7 +59,44 @@ def _scores(weights: int, seed: int, bits: int) -> tuple[list[torch.Tensor], lis
     return found, costs
 
 
-def _build(*, weights: int, nnz: float, flops: float, seed: int, costs: str = "resnet") -> Problem:
+_PATTERNS = ("flop_selection/*.npz",)
+
+
+def _stored(source: str, data: Path | None) -> tuple[list[torch.Tensor], list[int]]:
+    """Scores and multiply-adds per weight of each layer: squared weights of a network, or the arrays of a file."""
+    path = located(data, source)
+    if path.suffix == ".safetensors":
+        layers = layer_costs(path).values()
+        return [weight.flatten().square() for weight, _ in layers], [uses for _, uses in layers]
+    found = read(path)
+    names = [name.removesuffix(".scores") for name in found if name.endswith(".scores")]
+    if not names or any(f"{name}.macs" not in found for name in names):
+        raise InvalidProblem(f"{str(path)!r} needs arrays NAME.scores and a number NAME.macs for each layer")
+    scores = [torch.from_numpy(found[f"{name}.scores"].astype(float)).flatten() for name in names]
+    return scores, [int(found[f"{name}.macs"]) for name in names]
+
+
+def _real(data: Path | None) -> list[dict[str, Any]]:
+    return [
+        {"source": source, "weights": sum(map(len, _stored(source, data)[0])), "nnz": nnz, "flops": flops}
+        for source in [*files(data, _PATTERNS), *weight_files(data)]
+        for nnz, flops in ((0.2, 0.2), (0.2, 0.1), (0.1, 0.2))
+    ]
+
+
+def _build(
+    *,
+    weights: int,
+    nnz: float,
+    flops: float,
+    seed: int,
+    costs: str = "resnet",
+    source: str | None = None,
+    data: Path | None = None,
+) -> Problem:
+    if source is not None:
+        scores, per_weight = _stored(source, data)
+        return flop_selection(scores, per_weight, nnz=nnz, flops=flops)
     scores, per_weight = _scores(weights, seed, 30)
     if costs == "distinct":  # a latency per layer: no two layers share a price
         drawn = np.random.default_rng(seed + 1).permutation(len(scores))
@@ -95,4 +135,7 @@ FLOP_SELECTION = Family(
     tiny={"weights": 200, "nnz": 0.3, "flops": 0.3},
     solvers=_SOLVERS,
     size="weights",
+    real=_real,
+    layout="flop_selection/*.npz (NAME.scores, NAME.macs), mnist/ and cifar10/*.safetensors (weights of MLPNet and "
+    "ResNet-20)",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from ...errors import InvalidProblem
 from ...formulations import graphical_model
 from ..peers import GraphicalLassoPath, SkglmGraph
 from .family import Family
+from .stored import files, located, read
 
 __all__ = ["GRAPHICAL_MODELS", "gaussian_sample"]
 
@@ -58,7 +61,53 @@ def gaussian_sample(
     return np.round(data.T @ data / samples * _GRID) / _GRID, precision
 
 
-def _build(*, nodes: int, samples: int, l0: float, l2: float, seed: int, model: str = "uniform") -> Problem:
+_PATTERNS = ("graphical_models/*.npz", "graphical_models/*.csv", "ggm/stockdata.npz")
+
+
+def _samples(source: str, data: Path | None) -> np.ndarray[Any, Any]:
+    """Samples (n, nodes) of a data set of scikit-learn or of a file; of prices the logarithms of daily returns."""
+    if source in ("wine", "breast_cancer"):
+        from sklearn import datasets
+
+        return np.asarray(getattr(datasets, f"load_{source}")(return_X_y=True)[0], dtype=float)
+    path = located(data, source)
+    found = read(path, "X", "prices")
+    if "prices" in found:
+        if not (found["prices"] > 0).all():
+            raise InvalidProblem(f"{str(path)!r} has prices that are not positive")
+        return np.diff(np.log(found["prices"].astype(float)), axis=0)
+    values = found.get("X", found.get("table"))
+    if values is None or values.ndim != 2:
+        raise InvalidProblem(f"{str(path)!r} needs an array X (samples, variables) or prices (days, companies)")
+    return values.astype(float)
+
+
+def _real(data: Path | None) -> list[dict[str, Any]]:
+    bundled = ["wine", "breast_cancer"] if find_spec("sklearn") is not None else []
+    found = []
+    for source in [*bundled, *files(data, _PATTERNS)]:
+        every = _samples(source, data).shape[1]
+        for nodes in [size for size in (15, 50, 200) if size < every] + [every]:
+            found.append({"source": source, "nodes": nodes, "l0": 0.05, "l2": 0.05})
+    return found
+
+
+def _build(
+    *,
+    nodes: int,
+    l0: float,
+    l2: float,
+    seed: int,
+    samples: int = 0,
+    model: str = "uniform",
+    source: str | None = None,
+    data: Path | None = None,
+) -> Problem:
+    if source is not None:
+        columns = _samples(source, data)
+        if columns.shape[1] < nodes:
+            raise InvalidProblem(f"{source!r} has {columns.shape[1]} variables, not {nodes}")
+        return graphical_model(np.ascontiguousarray(columns[:, :nodes]), l0=l0, l2=l2)
     covariance, _ = gaussian_sample(nodes, samples, seed, model=model)
     return graphical_model(covariance, covariance=True, l0=l0, l2=l2, standardize=False)
 
@@ -91,4 +140,6 @@ GRAPHICAL_MODELS = Family(
     tiny={"nodes": 4, "samples": 40, "l0": 0.1, "l2": 0.1},
     solvers=_SOLVERS,
     size="nodes",
+    real=_real,
+    layout="graphical_models/*.npz (X: samples, variables) or *.csv, ggm/stockdata.npz (prices)",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from ... import solvers
 from ...core.problem import Problem
 from ...core.solver import Solver
 from ...core.structure import Supports
+from ...errors import InvalidProblem
 from ...formulations import layerwise
 from ...structures import Cardinality, NofM
 from ..peers import CVXPY
 from .family import Family
+from .stored import files, located, read
+from .trained import trained_layer, weight_files
 
 __all__ = ["LAYERWISE", "correlated_layer"]
 
@@ -55,8 +59,58 @@ def _structure(text: str, inputs: int, outputs: int) -> Supports:
     return NofM(int(n), int(m)) if colon else Cardinality(round(float(text) * inputs * outputs))
 
 
-def _build(*, inputs: int, outputs: int, structure: str, seed: int, damping: float = 0.01) -> Problem:
-    weight, gram = correlated_layer(inputs, outputs, 2 * inputs, seed)
+_PATTERNS = ("layerwise/*.npz", "layerwise/*.safetensors")
+_LAYERS = {"mnist": ("fc2", "fc3"), "cifar10": ("layer1.0.conv1", "layer3.0.conv2")}
+
+
+def _stored(source: str, layer: str | None, data: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (outputs, inputs) and Gram matrix of a file, or of a layer of a trained network."""
+    path = located(data, source)
+    if layer is not None:
+        return trained_layer(path, layer)
+    found = {
+        key: torch.from_numpy(array.astype(float)) for key, array in read(path, "weight", "gram", "inputs").items()
+    }
+    if "weight" not in found or not {"gram", "inputs"} & found.keys():
+        raise InvalidProblem(
+            f"{str(path)!r} needs arrays weight (outputs, inputs), and gram (inputs, inputs) or inputs (tokens, inputs)"
+        )
+    gram = found["gram"] if "gram" in found else found["inputs"].T @ found["inputs"]
+    return found["weight"].flatten(1), gram
+
+
+def _real(data: Path | None) -> list[dict[str, Any]]:
+    layers: list[tuple[str, str | None]] = [(source, None) for source in files(data, _PATTERNS)]
+    for source in weight_files(data):
+        layers += [(source, name) for name in _LAYERS[source.partition("/")[0]]]
+    found: list[dict[str, Any]] = []
+    for source, name in layers:
+        outputs, inputs = _stored(source, name, data)[0].shape
+        which = {"source": source, **({} if name is None else {"layer": name})}
+        for rows in sorted({1, outputs}):
+            patterns = ("0.5", "2:4") if inputs % 4 == 0 else ("0.5",)
+            found += [{**which, "inputs": inputs, "outputs": rows, "structure": pattern} for pattern in patterns]
+    return found
+
+
+def _build(
+    *,
+    inputs: int,
+    outputs: int,
+    structure: str,
+    seed: int,
+    damping: float = 0.01,
+    source: str | None = None,
+    layer: str | None = None,
+    data: Path | None = None,
+) -> Problem:
+    if source is None:
+        weight, gram = correlated_layer(inputs, outputs, 2 * inputs, seed)
+    else:
+        weight, gram = _stored(source, layer, data)
+        if weight.shape[1] != inputs or len(weight) < outputs:
+            raise InvalidProblem(f"{source!r} has weights of shape {tuple(weight.shape)}, not {(outputs, inputs)}")
+        weight = weight[:outputs].contiguous()
     return layerwise(weight, gram, _structure(structure, inputs, outputs), damping=damping)
 
 
@@ -87,4 +141,7 @@ LAYERWISE = Family(
     tiny={"inputs": 8, "outputs": 1, "structure": "2:4"},
     solvers=_SOLVERS,
     size="inputs",
+    real=_real,
+    layout="layerwise/*.npz or *.safetensors (weight, and gram or inputs), mnist/ and cifar10/ (*.safetensors: "
+    "trained weights of MLPNet and ResNet-20; train*.npz: images)",
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from ...errors import InvalidProblem
 from ...formulations import rule_selection
 from ..peers import CVXPY, Abess, LassoPath, MatchingPursuit, RuleFitSelection, SkglmPath
 from .family import Family
+from .stored import files, located, read
 
 __all__ = ["RULE_SELECTION", "random_forest"]
 
@@ -64,36 +68,75 @@ def random_forest(rows: int, trees: int, depth: int, seed: int) -> tuple[torch.T
     return torch.from_numpy(matrix), torch.from_numpy(response), torch.tensor(parents)
 
 
-def _diabetes(trees: int, depth: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+_BUNDLED = ("diabetes", "breast_cancer", "wine")
+_PATTERNS = ("rule_selection/*.npz", "rules/*.npz")
+
+
+def _fitted(source: str, trees: int, depth: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rules of a forest on a data set of scikit-learn; classes are taken as numbers."""
     try:
-        from sklearn.datasets import load_diabetes
+        from sklearn import datasets
         from sklearn.ensemble import RandomForestRegressor
     except ImportError as error:
-        raise InvalidProblem("the diabetes instances need scikit-learn: pip install 'mipprune[learn]'") from error
+        raise InvalidProblem(f"the {source} instances need scikit-learn: pip install 'mipprune[learn]'") from error
     from ...rules import extract_rules
 
-    data, target = load_diabetes(return_X_y=True)
+    data, target = getattr(datasets, f"load_{source}")(return_X_y=True)
     target = (target - target.mean()) / target.std()
     forest = RandomForestRegressor(trees, max_depth=depth, max_features=1 / 3, random_state=seed).fit(data, target)
     matrix = extract_rules(forest, data)
     return matrix.dense(), torch.from_numpy(target), torch.from_numpy(np.asarray(matrix.parent))
 
 
+def _stored(source: str, data: Path | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Rule columns (n, p), a response (n,) and, where the file has them, the parents of the columns."""
+    path = located(data, source)
+    found = read(path, "rules", "y", "parents")
+    if not {"rules", "y"} <= found.keys():
+        raise InvalidProblem(f"{str(path)!r} needs arrays rules (n, p) and y (n,)")
+    parents = found.get("parents")
+    return (
+        torch.from_numpy(found["rules"].astype(float)),
+        torch.from_numpy(found["y"].astype(float).ravel()),
+        None if parents is None else torch.from_numpy(parents.astype(np.int64)),
+    )
+
+
+def _real(data: Path | None) -> list[dict[str, Any]]:
+    common: dict[str, Any] = {"depth": 3, "count": 10, "gamma": 0.05}
+    bundled = _BUNDLED if find_spec("sklearn") is not None else ()
+    found: list[dict[str, Any]] = []
+    for source in bundled:
+        found += [{"source": source, "trees": 20, **common, "antichain": antichain} for antichain in (True, False)]
+    for source in files(data, _PATTERNS):
+        trees = _stored(source, data)[2] is not None
+        named = re.findall(r"gamma([0-9.]*[0-9])", source)
+        gammas = [float(named[-1])] if named else [0.01, 0.05]
+        found += [{"source": source, "count": 10, "gamma": gamma, "antichain": trees} for gamma in gammas]
+    return found
+
+
 def _build(
     *,
-    trees: int,
-    depth: int,
     count: int,
     gamma: float,
     seed: int,
+    trees: int = 0,
+    depth: int = 0,
     rows: int = 300,
     source: str = "synthetic",
     antichain: bool = True,
+    data: Path | None = None,
 ) -> Problem:
-    if source not in ("synthetic", "diabetes"):
-        raise InvalidProblem(f"source {source!r} is not known; choose synthetic or diabetes")
-    forest = random_forest(rows, trees, depth, seed) if source == "synthetic" else _diabetes(trees, depth, seed)
-    matrix, response, parents = forest
+    parents: torch.Tensor | None
+    if source == "synthetic":
+        matrix, response, parents = random_forest(rows, trees, depth, seed)
+    elif source in _BUNDLED:
+        matrix, response, parents = _fitted(source, trees, depth, seed)
+    elif "." in source:
+        matrix, response, parents = _stored(source, data)
+    else:
+        raise InvalidProblem(f"source {source!r} is not known; choose synthetic, {', '.join(_BUNDLED)} or a file")
     above = parents if antichain else None
     return rule_selection(matrix, response, gamma=gamma, count=count, antichain=antichain, parents=above)
 
@@ -137,4 +180,6 @@ RULE_SELECTION = Family(
     tiny={"trees": 2, "depth": 2, "count": 2, "gamma": 0.05, "rows": 40},
     solvers=_SOLVERS,
     size="trees",
+    real=_real,
+    layout="rule_selection/*.npz or rules/*.npz (rules, y, and parents where the trees are known)",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from ...errors import InvalidProblem
 from ...formulations import sparse_regression
 from ..peers import CVXPY, Abess, El0ps, L0bnb, LassoPath, MatchingPursuit, SkglmPath
 from .family import Family
+from .stored import files, located, read
 
 __all__ = ["SPARSE_REGRESSION", "RegressionInstance", "correlated_regression"]
 
@@ -81,15 +84,19 @@ def correlated_regression(
 
 def _build(
     *,
-    samples: int,
     columns: int,
     support: int,
-    rho: float,
-    snr: float,
     seed: int,
+    samples: int = 0,
+    rho: float = 0.0,
+    snr: float = 1.0,
     form: str = "price",
     l2: float = 0.01,
+    source: str | None = None,
+    data: Path | None = None,
 ) -> Problem:
+    if source is not None:
+        return _real_problem(source, data, columns=columns, support=support, form=form, l2=l2)
     made = correlated_regression(samples, columns, support, rho, snr, seed, l2=l2)
     x, y = np.round(made.x * _GRID) / _GRID, np.round(made.y * _GRID) / _GRID  # the same on every machine
     options: dict[str, Any] = {"l2": l2, "fit_intercept": False, "standardize": False}
@@ -99,6 +106,50 @@ def _build(
     if form == "count":
         return sparse_regression(x, y, k=support, **options)
     raise InvalidProblem(f"form {form!r} is not known; choose price or count")
+
+
+_PATTERNS = ("sparse_regression/*.npz", "sparse_regression/*.csv", "ggm/riboflavin.npz")
+
+
+def _table(source: str, data: Path | None) -> tuple[Array, Array]:
+    """Columns (n, p) and response (n,) of a data set of scikit-learn with its products of two columns, or of a file."""
+    if source in ("diabetes", "breast_cancer"):
+        from sklearn import datasets
+
+        x, y = getattr(datasets, f"load_{source}")(return_X_y=True)
+        x = (x - x.mean(axis=0)) / x.std(axis=0)
+        first, second = np.triu_indices(x.shape[1])
+        x = np.hstack([x, x[:, first] * x[:, second]])
+        return x[:, x.std(axis=0) > 1e-9], y.astype(float)
+    path = located(data, source)
+    found = read(path, "X", "y")
+    if "table" in found and found["table"].shape[1] > 1:  # the last column is the response
+        return found["table"][:, :-1], found["table"][:, -1]
+    if not {"X", "y"} <= found.keys():
+        raise InvalidProblem(f"{str(path)!r} needs arrays X (n, p) and y (n,), or a table of two columns or more")
+    return found["X"].astype(float), found["y"].astype(float).ravel()
+
+
+def _real_problem(source: str, data: Path | None, *, columns: int, support: int, form: str, l2: float) -> Problem:
+    """At most ``support`` columns; or a price of one per cent of the value at zero, within a box of 2."""
+    x, y = _table(source, data)
+    if x.shape[1] != columns:
+        raise InvalidProblem(f"{source!r} has {x.shape[1]} columns now, not {columns}")
+    if form == "count":
+        return sparse_regression(x, y, k=support, l2=l2)
+    if form == "price":
+        return sparse_regression(x, y, l0=0.005, l2=l2, box=2.0)
+    raise InvalidProblem(f"form {form!r} is not known; choose price or count")
+
+
+def _real(data: Path | None) -> list[dict[str, Any]]:
+    bundled = ["diabetes", "breast_cancer"] if find_spec("sklearn") is not None else []
+    found = []
+    for source in [*bundled, *files(data, _PATTERNS)]:
+        columns = _table(source, data)[0].shape[1]
+        common = {"source": source, "columns": columns, "support": min(5, columns), "l2": 0.01}
+        found += [{**common, "form": form} for form in ("price", "count")]
+    return found
 
 
 _SOLVERS: dict[str, Callable[[], Solver]] = {
@@ -141,4 +192,6 @@ SPARSE_REGRESSION = Family(
     tiny={"samples": 20, "columns": 6, "support": 2, "rho": 0.1, "snr": 10.0},
     solvers=_SOLVERS,
     size="columns",
+    real=_real,
+    layout="sparse_regression/*.npz (X, y) or *.csv (the last column is the response), ggm/riboflavin.npz",
 )

@@ -1,0 +1,11 @@
+"""Instances made of real data: of packages, and of the folder that the variable MIPPRUNE_BENCH_DATA names."""
+
+from benchopt import BaseDataset
+
+from mipprune.bench.layout import DatasetParts, instances
+
+
+class Dataset(DatasetParts, BaseDataset):
+    name = "real"
+    family = "flop_selection"
+    parameters = {"instance": instances("flop_selection", "real"), "seed": [0]}
