@@ -9,6 +9,7 @@ from . import formulations, losses, solvers, structures, testing
 from .core.adapters import Masks, Sparse
 from .core.certificate import Certificate, Claim, Tangent, Tree
 from .core.loss import Loss
+from .core.parts import Parts, parts_of
 from .core.problem import Problem
 from .core.separable import Separable
 from .core.solution import Checked, Proof, Solution, Stats, Status, Stop, check
@@ -76,6 +77,7 @@ __all__ = [
     "MippruneError",
     "NofM",
     "Oracle",
+    "Parts",
     "PerRow",
     "Problem",
     "ProjectedGradient",
@@ -113,6 +115,7 @@ __all__ = [
     "load",
     "losses",
     "networks",
+    "parts_of",
     "save",
     "solve",
     "solvers",

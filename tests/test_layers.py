@@ -33,6 +33,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("mipprune.core.appraised",),
     ("mipprune.core.problem",),
     ("mipprune.core.certificate", "mipprune.core.sparse_walk"),
+    ("mipprune.core.parts",),
     ("mipprune.core.sparse_tree",),
     ("mipprune.core.solution",),
     ("mipprune.core.solver",),

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..errors import CertificateError, InvalidProblem
 from .arrays import UNIT_ROUNDOFF, accurate_sum
-from .rational import ExactArray, rational
+from .rational import ExactArray, exact_decrease, rational, round_up
 from .separable import Separable
 from .structure import Argmin, Structure, Supports, Witness
 
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Masks", "Sparse", "exact_decrease"]
+__all__ = ["Masks", "Sparse"]
 
 
 def _checked_strength(strength: str) -> str:
@@ -43,25 +43,6 @@ def _difference_below(constant: float, bound: float) -> float:
     """Return ``constant - bound`` rounded down; ``inf`` for an empty family (``-inf``), ``-inf`` after an overflow."""
     nothing = math.inf if bound == -math.inf else -math.inf
     return below - UNIT_ROUNDOFF * abs(below) if math.isfinite(below := constant - bound) else nothing
-
-
-def _round_up(value: Fraction) -> float:
-    """Return the smallest float64 that is not below ``value``."""
-    nearest = float(value)
-    return nearest if nearest >= value else math.nextafter(nearest, math.inf)
-
-
-def exact_decrease(slope: Fraction, curvature: Fraction, lower: float, upper: float) -> Fraction | None:
-    """Return the best decrease of ``slope t + curvature t^2/2`` over ``lower <= t <= upper``; ``None`` if unbounded."""
-    if curvature == 0 and slope == 0:
-        return Fraction(0)
-    if curvature == 0:
-        side = lower if slope > 0 else upper
-        return -slope * Fraction(side) if math.isfinite(side) else None
-    best = -slope / curvature
-    if best < lower or best > upper:
-        best = Fraction(lower if best < lower else upper)
-    return -(slope * best + curvature * best * best / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +164,7 @@ class Sparse(Structure):
         gains = torch.zeros(shape, dtype=torch.float64)
         for index in np.ndindex(shape):
             decrease = exact_decrease(model.linear[index], curvature[index], float(lower[index]), float(upper[index]))
-            gains[index] = math.inf if decrease is None else _round_up(decrease - prices[index])
+            gains[index] = math.inf if decrease is None else round_up(decrease - prices[index])
         bound = self.supports.select_bound(gains, witness)
         if not math.isfinite(bound):
             raise CertificateError(f"the oracle's bound on the gains is {bound}: the tangent proves nothing finite")
@@ -292,6 +273,21 @@ class Sparse(Structure):
             lower, upper = np.maximum(lower, limits[0].numpy()), np.minimum(upper, limits[1].numpy())
         return lower, upper
 
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """See :meth:`Structure.linked`: box and price are entrywise, so the family decides."""
+        return self.supports.linked(shape)
+
+    def part(self, entries: Tensor, shape: tuple[int, ...]) -> Sparse:
+        """See :meth:`Structure.part`."""
+
+        def chosen(values: Any) -> Any:
+            if torch.as_tensor(values).ndim == 0:
+                return values
+            return torch.as_tensor(values).cpu().expand(entries.shape)[entries].reshape(shape)
+
+        box = None if self.box is None else (chosen(self.box[0]), chosen(self.box[1]))
+        return Sparse(self.supports.part(entries, shape), box, chosen(self.price_per_entry))
+
     def describe(self) -> str:
         """See :meth:`Structure.describe`."""
         lines = [self.supports.describe()]
@@ -341,7 +337,7 @@ class Masks(Structure):
         """See :meth:`Structure.rational_bound`."""
         gains = torch.zeros(model.linear.shape, dtype=torch.float64)
         for index in np.ndindex(model.linear.shape):
-            gains[index] = _round_up(-(model.linear[index] + model.curvature[index] / 2))
+            gains[index] = round_up(-(model.linear[index] + model.curvature[index] / 2))
         return model.constant - Fraction(self.supports.select_bound(gains, witness))
 
     def violation(self, point: Tensor) -> float:

@@ -197,6 +197,33 @@ class Loss(ABC):
         """Turn a point and split of the conditioned loss into those of this one."""
         return v.masked_fill(off, 0.0), split
 
+    def linked(self, allowed: Tensor | None = None) -> Tensor | None:
+        """Return labels such that F is a constant plus one function of the entries of each label, or ``None``.
+
+        Parameters
+        ----------
+        allowed : bool Tensor, shape ``shape``, optional
+            Entries that may be non-zero; F need only fall apart where the others are zero.
+
+        Returns
+        -------
+        int64 Tensor, shape ``shape``, or None
+            Entries with different labels never meet in one term. ``None`` (the default) when nothing is known to fall
+            apart.
+        """
+        return None
+
+    def part(self, entries: Tensor, *, first: bool) -> Loss:
+        """Return the function of the entries of whole labels of :meth:`linked`, all others being zero.
+
+        Parameters
+        ----------
+        entries : bool Tensor, shape ``shape``
+        first : bool
+            Whether this part carries the constant; exactly one does.
+        """
+        raise Unsupported(f"{type(self).__name__} does not fall apart")
+
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """Return :meth:`minorant` in exact arithmetic, with the split verified exactly."""
         raise Unsupported(f"{type(self).__name__} has no rational evaluation; use check(..., exact=False)")

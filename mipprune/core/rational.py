@@ -6,6 +6,7 @@ comparisons, so for small data they can be evaluated with no rounding at all.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from .arrays import exact
 
-__all__ = ["ExactArray", "RationalModel", "is_positive_semidefinite", "log_below", "rational", "total"]
+__all__ = [
+    "ExactArray",
+    "RationalModel",
+    "exact_decrease",
+    "is_positive_semidefinite",
+    "log_below",
+    "rational",
+    "round_up",
+    "total",
+]
 
 ExactArray = Any
 """A numpy object array of :class:`fractions.Fraction`; numpy's own types cannot say so."""
@@ -103,3 +113,22 @@ def is_positive_semidefinite(matrix: ExactArray) -> bool:
         previous = pivot
         active = rest
     return True
+
+
+def round_up(value: Fraction) -> float:
+    """Return the smallest float64 that is not below ``value``."""
+    nearest = float(value)
+    return nearest if nearest >= value else math.nextafter(nearest, math.inf)
+
+
+def exact_decrease(slope: Fraction, curvature: Fraction, lower: float, upper: float) -> Fraction | None:
+    """Return the best decrease of ``slope t + curvature t^2/2`` over ``lower <= t <= upper``; ``None`` if unbounded."""
+    if curvature == 0 and slope == 0:
+        return Fraction(0)
+    if curvature == 0:
+        side = lower if slope > 0 else upper
+        return -slope * Fraction(side) if math.isfinite(side) else None
+    best = -slope / curvature
+    if best < lower or best > upper:
+        best = Fraction(lower if best < lower else upper)
+    return -(slope * best + curvature * best * best / 2)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError, Unsupported
-from .adapters import Sparse, exact_decrease
+from .adapters import Sparse
 from .appraised import appraised_claims, rational_claims_of
 from .arrays import exact
 from .certificate import Certificate
 from .loss import Cells, Loss, Models
 from .problem import Problem
-from .rational import rational
+from .rational import exact_decrease, rational
 from .replay import LIMIT, LOWER, OFF, ON, UPPER, Step, Totals, gain_bounds, rational_claims
 from .sparse_walk import Array, Batch, check_arrays, dense_rows, spans, walk
 

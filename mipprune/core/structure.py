@@ -128,6 +128,17 @@ class Supports(ABC):
         """
         return None
 
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Return labels such that a mask belongs to the family when its piece on every label does, or ``None``.
+
+        int64, of the shape given; ``None`` (the default) when the entries of the family all depend on one another.
+        """
+        return None
+
+    def part(self, entries: Tensor, shape: tuple[int, ...]) -> Supports:
+        """Return the family of the pieces on ``entries`` (bool; whole labels of :meth:`linked`), in a new shape."""
+        raise Unsupported(f"{type(self).__name__} does not fall apart")
+
     def describe(self) -> str:
         """Return the family as one line of mathematics."""
         return f"supp(w) in {type(self).__name__}"
@@ -198,6 +209,14 @@ class Structure(ABC):
     def rational_bound(self, model: RationalModel, witness: Witness) -> Fraction:
         """Return :meth:`argmin_bound` for a model with exact coefficients."""
         raise Unsupported(f"{type(self).__name__} has no rational evaluation; use check(..., exact=False)")
+
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Return labels such that a point is in S when its piece on every label is; see :meth:`Supports.linked`."""
+        return None
+
+    def part(self, entries: Tensor, shape: tuple[int, ...]) -> Structure:
+        """Return the set of the pieces on ``entries`` (bool; whole labels of :meth:`linked`), in a new shape."""
+        raise Unsupported(f"{type(self).__name__} does not fall apart")
 
     def describe(self) -> str:
         """Return S as one line of mathematics."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import losses, structures
-from ..core import adapters, certificate, problem, solution, sparse_tree
+from ..core import adapters, certificate, parts, problem, solution, sparse_tree
 from ..errors import CertificateError, MippruneError, Unsupported
 from .layout import pack, unpack
 
@@ -74,7 +74,7 @@ class TensorStore:
 def _types() -> dict[str, type]:
     """The types of the package that occur in files, by their short names."""
     own = [getattr(module, name) for module in (adapters, certificate, sparse_tree) for name in module.__all__]
-    known = [*losses.ALL, *structures.ALL, *own, problem.Problem, solution.Stats]
+    known = [*losses.ALL, *structures.ALL, *own, parts.Parts, problem.Problem, solution.Stats]
     enums: list[type] = [solution.Status, solution.Proof, solution.Stop]
     return {kind.__name__: kind for kind in [*known, *enums]}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.certificate import Certificate, Tangent, Tree
+from ..core.parts import Parts, parts_of
 from ..core.problem import Problem
 from ..core.solution import Checked, Solution, check
 from ..core.sparse_tree import SparseTree
@@ -242,6 +243,9 @@ def _rounded(problem: Problem, certificate: Certificate, dtype: torch.dtype) -> 
         return replace(certificate, leaves=tuple(leaves))
     if isinstance(certificate, Tangent):
         return replace(certificate, point=certificate.point.cpu().to(dtype))
+    if isinstance(certificate, Parts):
+        pieces = zip(parts_of(problem), certificate.certificates, strict=True)
+        return Parts(tuple(_rounded(part.problem, piece, dtype) for part, piece in pieces))
     if isinstance(certificate, SparseTree):
         return replace(certificate, point_value=certificate.point_value.to(dtype).double()).sealed(problem)[0]
     return certificate

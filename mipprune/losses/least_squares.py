@@ -365,6 +365,26 @@ class LeastSquares(Loss):
         constant = 0.5 * float(self.response.double().square().sum()) / scale
         return 0.5 * cp.sum(cp.square(factor @ w)) - linear @ w + constant
 
+    def linked(self, allowed: Tensor | None = None) -> Tensor | None:
+        """See :meth:`Loss.linked`: columns that share a row, or a chain of rows, belong together."""
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
+        n, p = self.design.shape
+        if n == 0 or p < 2 or bool((self.design[: min(n, 8)] != 0).all(dim=1).any()):
+            return None  # a full row joins all columns: the usual case, told at once
+        row, column = (side.numpy() for side in self.design.nonzero(as_tuple=True))
+        edges = coo_matrix((np.ones(len(row), dtype=np.int8), (row, n + column)), shape=(n + p, n + p))
+        return torch.from_numpy(connected_components(edges, directed=False)[1][n:].astype(np.int64))
+
+    def part(self, entries: Tensor, *, first: bool) -> LeastSquares:
+        """See :meth:`Loss.part`: some of the columns with the rows that they touch; the first with the empty rows."""
+        design = self.design[:, entries]
+        rows = (design != 0).any(dim=1)
+        if first:
+            rows = rows | ~(self.design != 0).any(dim=1)
+        return LeastSquares(design[rows], self.response[rows], self._penalty[entries])
+
     def describe(self) -> str:
         """See :meth:`Loss.describe`."""
         n, p = self.design.shape

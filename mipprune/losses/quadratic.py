@@ -331,6 +331,17 @@ class Quadratic(Loss):
         constant = (float((half * center * center).sum()) + self.offset) / scale
         return squares + cp.sum(cp.multiply(linear, w)) + constant
 
+    def linked(self, allowed: Tensor | None = None) -> Tensor | None:
+        """See :meth:`Loss.linked`: rows are independent."""
+        rows, width = self.center.shape
+        return torch.arange(rows)[:, None].expand(rows, width)
+
+    def part(self, entries: Tensor, *, first: bool) -> Quadratic:
+        """See :meth:`Loss.part`: some of the rows."""
+        rows = entries.any(dim=1)
+        gram = self.gram if self.gram.ndim == 2 else self.gram[rows]
+        return Quadratic(gram, self.center[rows], self.offset if first else 0.0, self.ridge)
+
     def describe(self) -> str:
         """See :meth:`Loss.describe`."""
         rows, width = self.shape

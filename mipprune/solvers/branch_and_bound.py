@@ -7,19 +7,22 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.arrays import exact
 from ..core.certificate import Tangent, Tree
+from ..core.parts import parts_of
 from ..core.problem import Problem
 from ..core.separable import Separable
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from .bounds.relaxation import Relaxed, best_tangent, relax
+from .parts import solve_parts
 from .tree.drive import Checkpoint, drive
 from .tree.roads import node_bound
 from .tree.search import Settings
@@ -223,8 +226,11 @@ class BranchAndBound:
 
     def rejects(self, problem: Problem) -> str | None:
         """See :class:`mipprune.Solver`."""
-        if problem.size > _LARGEST and node_bound(problem) is None:
-            return f"{problem.size} entries; the tree is meant for at most {_LARGEST} (use a heuristic and certify)"
+        if node_bound(problem) is not None:
+            return None
+        largest = max((part.problem.size for part in parts_of(problem)), default=problem.size)
+        if largest > _LARGEST:
+            return f"{largest} entries; the tree is meant for at most {_LARGEST} (use a heuristic and certify)"
         return None
 
     def solve(
@@ -241,6 +247,11 @@ class BranchAndBound:
         ``resume`` is an earlier solution whose :class:`~mipprune.SparseTree` is taken up again.
         """
         accept(self, problem)
+        parts = parts_of(problem) if resume is None and self.checkpoint is None else ()
+        if parts:
+            alone = replace(self, executor=None)
+            options: dict[str, Any] = {"budget": budget, "start": start, "progress": progress}
+            return solve_parts(alone, problem, parts, executor=self.executor, **options)
         budget = budget or Budget()
         strategy = node_bound(problem)
         if strategy is not None:
@@ -282,12 +293,14 @@ class BranchAndBound:
             stop = Stop.USER
         stats = watch.stats(setup_seconds=setup, nodes=len(search.nodes), device="cpu")
         tree = search.tree() if search.nodes else None
+        bound = search.bound if tree is not None else None
         return Solution.of(
             problem,
-            search.point,
+            search.point if work.violation(search.point) == 0 else None,
             stop=stop,
             certificate=tree,
-            bound=search.bound if tree is not None else None,
+            bound=bound,
+            infeasible=bound == math.inf,
             tolerance=budget.tolerance(search.value),
             stats=stats,
             solver=self.name,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .partition import PartitionBudget
@@ -39,6 +40,10 @@ class AnySupport(PartitionBudget):
     def block_size(self, shape: tuple[int, ...]) -> int:
         """See :class:`PartitionBudget`: everything is one block."""
         return max(math.prod(shape), 1)
+
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """See :meth:`Supports.linked`: no entry depends on another."""
+        return torch.arange(math.prod(shape)).reshape(shape)
 
     def constraints(self, z: Any) -> list[Any]:
         """See :meth:`Supports.constraints`: none but the fixings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import abstractmethod
 from dataclasses import replace
@@ -133,6 +134,16 @@ class PartitionBudget(Supports):
         on_blocks, off_blocks = self._blocks(on), self._blocks(off)
         full = on_blocks.sum(dim=1, keepdim=True) >= self.budget
         return on, (off_blocks | (full & ~on_blocks)).reshape(off.shape)
+
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """See :meth:`Supports.linked`: blocks are independent."""
+        size = self.block_size(shape)
+        return (torch.arange(math.prod(shape)) // size).reshape(shape)
+
+    def part(self, entries: Tensor, shape: tuple[int, ...]) -> Self:
+        """See :meth:`Supports.part`: the same budget in the blocks that are left."""
+        on, off = (None if side is None else side.cpu()[entries].reshape(shape) for side in (self.on, self.off))
+        return replace(self, on=on, off=off)  # type: ignore[type-var]
 
     def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor:
         """See :meth:`Supports.spread`."""

@@ -136,7 +136,7 @@ def test_a_start_becomes_the_incumbent() -> None:
 
 
 def test_large_problems_are_rejected_with_advice() -> None:
-    problem = layerwise(torch.ones(100, 64), torch.eye(64), NofM(2, 4))
+    problem = layerwise(torch.ones(100, 64), torch.eye(64), Cardinality(3200))
     assert "certify" in (BranchAndBound().rejects(problem) or "")
 
 
@@ -149,6 +149,9 @@ def test_families_that_only_select_are_searched_too() -> None:
 
         def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
             return on, off
+
+        def linked(self, shape: tuple[int, ...]) -> None:  # type: ignore[override]
+            return None
 
     problem = layerwise(WEIGHT, GRAM, Plain(1))
     solution = BranchAndBound().solve(problem, budget=Budget(gap=1e-6))
