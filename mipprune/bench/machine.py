@@ -68,22 +68,19 @@ def versions() -> dict[str, str]:
 
 def reset_peak() -> None:
     """Let the count of peak memory start anew, where the system can (Linux)."""
-    for process in _with_children(os.getpid()):
-        with contextlib.suppress(OSError):
-            (_PROC / str(process) / "clear_refs").write_text("5", encoding="ascii")
+    with contextlib.suppress(OSError):
+        (_PROC / "self" / "clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory() -> float | None:
-    """Return the highest resident bytes of this process and of those it started since :func:`reset_peak`.
-
-    ``None`` where unknown. The peaks are summed, even where they were not reached at the same time.
-    """
-    return _sum("VmHWM:", os.getpid())
+    """Return the highest resident bytes of this process since :func:`reset_peak`; ``None`` where unknown."""
+    return _field(_PROC / "self" / "status", "VmHWM:")
 
 
 def memory_now(process: int) -> float | None:
     """Return the resident bytes of a process and of those it started; ``None`` where unknown."""
-    return _sum("VmRSS:", process)
+    found = [_field(_PROC / str(one) / "status", "VmRSS:") for one in _with_children(process)]
+    return None if found[0] is None else sum(size for size in found if size is not None)
 
 
 def _with_children(process: int) -> list[int]:
@@ -93,11 +90,6 @@ def _with_children(process: int) -> list[int]:
             for file in (_PROC / str(parent) / "task").glob("*/children"):
                 found += [int(child) for child in file.read_text(encoding="ascii").split()]
     return found
-
-
-def _sum(name: str, process: int) -> float | None:
-    found = [_field(_PROC / str(one) / "status", name) for one in _with_children(process)]
-    return None if found[0] is None else sum(size for size in found if size is not None)
 
 
 def _field(file: Path, name: str) -> float | None:

@@ -24,7 +24,7 @@ from ..errors import MippruneError, Unsupported
 from . import families
 from .jobs import Job
 from .machine import machine, peak_memory, reset_peak, versions
-from .peers import versions_elsewhere
+from .peers import Elsewhere, memory_elsewhere, versions_elsewhere
 from .records import Outcome, Record
 from .verdict import judge
 
@@ -104,8 +104,8 @@ def _measure(problem: Problem, solver: Solver, budget: Budget) -> tuple[Any, flo
     answer = solver.solve(problem, budget=budget)
     _synchronise()
     seconds = time.perf_counter() - started
-    if getattr(solver, "timed_elsewhere", False) and answer.stats.seconds is not None:
-        seconds = answer.stats.seconds  # of the process that solved, without handing over
+    if isinstance(solver, Elsewhere) and answer.stats.seconds is not None:  # of the process that solved
+        return answer, answer.stats.seconds, memory_elsewhere(solver.program)
     return answer, seconds, peak_memory()
 
 

@@ -133,8 +133,10 @@ GRAPHICAL_MODELS = Family(
         ),
         "full": tuple(
             {"nodes": nodes, "samples": 10 * nodes, "l0": 0.05, "l2": 0.05, "model": model}
-            for nodes in (6, 10, 12, 20, 30)
-            for model in ("uniform", "banded")
+            for nodes, model in (
+                *((6, "uniform"), (8, "banded"), (12, "uniform"), (12, "banded"), (20, "uniform"), (30, "banded")),
+                *((50, "uniform"), (100, "uniform")),
+            )
         ),
     },
     tiny={"nodes": 4, "samples": 40, "l0": 0.1, "l2": 0.1},

@@ -136,7 +136,7 @@ LAYERWISE = Family(
     build=_build,
     suites={
         "quick": _grid(((16, 1), (24, 2)), ("0.5", "2:4")),
-        "full": _grid(((16, 1), (24, 1), (32, 2), (64, 64), (256, 128)), ("0.5", "0.3", "2:4")),
+        "full": _grid(((16, 1), (24, 1), (32, 2), (64, 64), (256, 128)), ("0.5", "2:4")),
     },
     tiny={"inputs": 8, "outputs": 1, "structure": "2:4"},
     solvers=_SOLVERS,

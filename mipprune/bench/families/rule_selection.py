@@ -171,8 +171,7 @@ RULE_SELECTION = Family(
         ),
         "full": tuple(
             {"trees": trees, "depth": 3, "count": 10, "gamma": gamma, "antichain": antichain, "source": source}
-            for trees in (8, 50, 200)
-            for gamma in (0.01, 0.05)
+            for trees, gamma in ((8, 0.05), (50, 0.01), (200, 0.05))
             for antichain in (True, False)
             for source in ("synthetic", "diabetes")
         ),

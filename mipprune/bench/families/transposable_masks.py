@@ -126,8 +126,9 @@ TRANSPOSABLE_MASKS = Family(
     suites={
         "quick": _grid(32, ("2:4", "8:16"), ("gaussian", "integers")),
         "full": (
-            *_grid(64, ("2:4", "4:8", "8:16", "16:32"), ("gaussian", "t3", "columns", "integers")),
-            *_grid(1024, ("2:4", "8:16", "16:32"), ("gaussian", "t3")),
+            *_grid(32, ("2:4", "8:16", "16:32"), ("gaussian", "integers")),
+            *_grid(128, ("4:8", "8:16", "16:32"), ("t3", "columns")),
+            *_grid(1024, ("2:4", "16:32"), ("gaussian",)),
         ),
     },
     tiny={"scores": "gaussian", "rows": 8, "pattern": "2:4"},

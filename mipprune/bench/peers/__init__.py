@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .elsewhere import choose_pythons, close_peers, versions_elsewhere
+from .elsewhere import Elsewhere, choose_pythons, close_peers, memory_elsewhere, versions_elsewhere
 from .exact import El0ps, L0bnb
 from .graphs import GraphicalLassoPath, SkglmGraph
 from .regression import Abess, LassoPath, MatchingPursuit, RuleFitSelection, SkglmPath
@@ -12,6 +12,7 @@ __all__ = [
     "CVXPY",
     "Abess",
     "El0ps",
+    "Elsewhere",
     "GraphicalLassoPath",
     "L0bnb",
     "LassoPath",
@@ -22,5 +23,6 @@ __all__ = [
     "ThroughCvxpy",
     "choose_pythons",
     "close_peers",
+    "memory_elsewhere",
     "versions_elsewhere",
 ]

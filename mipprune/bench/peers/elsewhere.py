@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,7 +28,16 @@ from ...core.solution import Stop
 from ...errors import InvalidProblem, SolverFailure
 from .program import PEERS
 
-__all__ = ["Answer", "ask", "choose_pythons", "close_peers", "missing", "versions_elsewhere"]
+__all__ = [
+    "Answer",
+    "Elsewhere",
+    "ask",
+    "choose_pythons",
+    "close_peers",
+    "memory_elsewhere",
+    "missing",
+    "versions_elsewhere",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -46,11 +55,21 @@ class Answer:
     numbers : dict
     seconds : float
         Of its own work, measured in its process: no start, no compilation, no handing over.
+    memory : float or None
+        The highest resident bytes of its process meanwhile.
     """
 
     arrays: dict[str, Array]
     numbers: dict[str, Any]
     seconds: float
+    memory: float | None = None
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A solver that runs in the process of a peer, and is measured there."""
+
+    program: str
 
 
 def _variable(name: str) -> str:
@@ -95,6 +114,7 @@ class _Peer:
     version: str = ""
     broken: str = ""
     warm: bool = False
+    memory: float | None = None
     process: subprocess.Popen[bytes] | None = None
     received: bytearray = field(default_factory=bytearray)
 
@@ -199,6 +219,11 @@ def versions_elsewhere() -> dict[str, str]:
     return {PEERS[peer.name][0]: peer.version for peer in _started.values() if peer.version}
 
 
+def memory_elsewhere(name: str) -> float | None:
+    """Return the highest resident bytes of a peer's process in its last answer."""
+    return next((peer.memory for peer in _started.values() if peer.name == name), None)
+
+
 def ask(name: str, arrays: Mapping[str, Array], numbers: Mapping[str, Any], *, seconds: float | None) -> Answer | Stop:
     """Let a peer solve.
 
@@ -246,4 +271,6 @@ def ask(name: str, arrays: Mapping[str, Array], numbers: Mapping[str, Any], *, s
         if "error" in answer:
             raise SolverFailure(f"{name} broke down: {answer['error']}")
         with np.load(reply) as stored:
-            return Answer({key: stored[key] for key in stored}, answer["numbers"], float(answer["seconds"]))
+            found = {key: stored[key] for key in stored}
+        peer.memory = answer["memory"]
+        return Answer(found, answer["numbers"], float(answer["seconds"]), answer["memory"])

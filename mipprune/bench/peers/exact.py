@@ -61,7 +61,6 @@ def _priced(problem: Problem) -> _Priced | None:
 class _BranchAndBound(ABC):
     """What the two have in common."""
 
-    timed_elsewhere = True
     program = ""
     boxed = False
 

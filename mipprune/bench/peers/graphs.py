@@ -115,7 +115,7 @@ class GraphicalLassoPath:
 class SkglmGraph:
     """Graphs of the adaptive graphical lasso (package skglm) along its path; the best refitted objective counts."""
 
-    timed_elsewhere = True
+    program = "skglm-graph"
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class SkglmGraph:
 
     def rejects(self, problem: Problem) -> str | None:
         """See :class:`mipprune.Solver`."""
-        return _unlike(problem) or missing("skglm-graph")
+        return _unlike(problem) or missing(self.program)
 
     def solve(
         self,
@@ -139,7 +139,7 @@ class SkglmGraph:
         watch = Watch(budget, progress)
         loss = problem.reference.loss
         assert isinstance(loss, PseudoLikelihood)
-        answer = ask("skglm-graph", {"covariance": loss.matrix}, {}, seconds=watch.budget.seconds)
+        answer = ask(self.program, {"covariance": loss.matrix}, {}, seconds=watch.budget.seconds)
         if isinstance(answer, Stop):
             return Solution.of(problem, None, stop=answer, stats=watch.stats(device="cpu"), solver=self.name)
         found = watch.seconds

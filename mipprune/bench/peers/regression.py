@@ -200,7 +200,6 @@ class LassoPath(_Columns):
 class _Elsewhere(_Columns):
     """A peer that runs in a process of its own."""
 
-    timed_elsewhere = True
     program = ""
 
     def _missing(self) -> str | None:
