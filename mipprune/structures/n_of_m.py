@@ -55,6 +55,10 @@ class NofM(PartitionBudget):
         """See :class:`PartitionBudget`: a group."""
         return self.m
 
+    def largest_count(self, size: int) -> int | None:
+        """See :meth:`Supports.largest_count`: of an array with one group."""
+        return self.n if size == self.m and self.on is None and self.off is None else None
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """See :meth:`Supports.check_shape`."""
         if not shape or shape[-1] % self.m:

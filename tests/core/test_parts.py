@@ -136,6 +136,12 @@ def test_what_is_joined_does_not_fall_apart() -> None:
     assert parts_of(paired) == (), "the blocks of two join what the rows leave apart"
 
 
+def test_tasks_that_share_nothing_get_the_tree_of_sparse_regression() -> None:
+    solution = mp.solve(PROBLEMS["tasks"])
+    assert isinstance(solution.certificate, Parts)
+    assert all(isinstance(piece, mp.SparseTree) for piece in solution.certificate.certificates)
+
+
 def test_limits_leave_a_bound_and_a_point() -> None:
     problem = layer(NofM(2, 4), rows=6, width=12, seed=3)
     full = BranchAndBound().solve(problem)
