@@ -41,8 +41,9 @@ def l0bnb(arrays: Arrays, numbers: Numbers) -> Found:
         verbose=False,
         time_limit=numbers["seconds"],
     )
-    # It keeps no bound but the gap, which is that of the last complete level; with nothing open the search is complete.
-    done = tree.bfs_queue.qsize() == 0 and tree.dfs_queue.qsize() == 0
+    # It keeps no bound but the gap, which is that of the last complete level. With nothing open the search is complete,
+    # unless the gap ended it before it branched once more.
+    done = tree.bfs_queue.qsize() == 0 and tree.dfs_queue.qsize() == 0 and solution.gap > numbers["gap"]
     lost = solution.gap * abs(solution.cost)
     bound = solution.cost if done else solution.cost - lost if 0 <= lost < 1e6 * abs(solution.cost) else None
     if not done and solution.gap == numbers["gap"] + 1:  # the value it starts with: no level is complete
