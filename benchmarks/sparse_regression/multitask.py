@@ -64,28 +64,6 @@ def solvers() -> dict[str, Any]:
     return {"descent": TaskDescent(), "tree": mp.BranchAndBound(), "SCIP": mp.Scip(), "HiGHS": mp.Highs()}
 
 
-def lasso(designs: Sequence[torch.Tensor], responses: Sequence[torch.Tensor]) -> np.ndarray[Any, Any] | None:
-    """Return the support of scikit-learn's multi-task lasso with at most k columns, the largest on its path."""
-    from sklearn.linear_model import MultiTaskLasso
-
-    # Its responses share one design; tasks with designs of their own are joined as scikit-learn's users do, one row
-    # block for each task with the other tasks' responses at their mean.
-    x = np.concatenate([design.numpy() - design.numpy().mean(0) for design in designs])
-    y = np.zeros((len(x), len(designs)))
-    first = 0
-    for task, response in enumerate(responses):
-        y[first : first + len(response), task] = response.numpy() - response.numpy().mean()
-        first += len(response)
-    top = np.linalg.norm(x.T @ y, axis=1).max() / len(x)
-    chosen = None
-    for price in top * np.geomspace(1.0, 0.01, 40):
-        support = np.flatnonzero(MultiTaskLasso(alpha=price, max_iter=5000).fit(x, y).coef_.any(axis=0))
-        if len(support) > _K:
-            break
-        chosen = support
-    return chosen
-
-
 def run(options: argparse.Namespace, out: Path) -> Path:
     """Run every size, kind of sharing and solver."""
     path = out / "sparse_regression_multitask.json"
@@ -99,7 +77,7 @@ def run(options: argparse.Namespace, out: Path) -> Path:
             command=command("benchmarks.sparse_regression.multitask", {"seconds": f"{options.seconds:g}"}),
             notes=(
                 "Values are comparable within one instance and one kind of sharing. The held-out error is the mean "
-                "squared error over the variance. The lasso takes one support for all tasks; its columns are refitted.",
+                "squared error over the variance.",
             ),
         ),
     )
@@ -121,24 +99,7 @@ def run(options: argparse.Namespace, out: Path) -> Path:
                     solution = solver.solve(problem, budget=mp.Budget(seconds=options.seconds))
                     record.add(path, {**keys, **measured(problem, solution, data, held, truth)})
                     say(f"{keys} {solution.value} {solution.bound} {solution.stats.seconds}")
-                keys = {"tasks": tasks, "columns": columns, "sharing": sharing, "solver": "lasso", "seed": seed}
-                if price != math.inf or record.has(**keys):
-                    continue
-                support = lasso(*fitted(designs, responses))
-                if support is not None:
-                    mask = torch.zeros(tasks, columns, dtype=torch.bool)
-                    mask[:, torch.from_numpy(support)] = True
-                    point = problem.loss.minimise_on(mask.ravel())
-                    solution = mp.Solution.of(problem, point, stop=mp.Stop.CONVERGED)
-                    record.add(path, {**keys, **measured(problem, solution, data, held, truth)})
     return path
-
-
-def fitted(
-    designs: Sequence[torch.Tensor], responses: Sequence[torch.Tensor]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the halves that are fitted."""
-    return [x[: len(x) // 2] for x in designs], [y[: len(y) // 2] for y in responses]
 
 
 def measured(
