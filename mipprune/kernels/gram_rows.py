@@ -26,7 +26,7 @@ class GramRows:
     """
 
     def __init__(self, design: Tensor, *, room: int = 1024, full: bool = False) -> None:
-        self.design = design
+        self.design, self.full = design, full
         size = design.shape[1]
         self.room = size if full else min(room, size)
         self.slot = np.full(size, -1, dtype=np.int64)

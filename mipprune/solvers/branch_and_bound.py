@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from .bounds.relaxation import Relaxed, best_tangent, relax
 from .parts import solve_parts
-from .tree.drive import Checkpoint, drive
+from .tree.drive import Checkpoints, drive
+from .tree.interrupts import Interrupts
 from .tree.roads import node_bound
 from .tree.search import Settings
 
@@ -142,9 +143,15 @@ class _Search:
         shares = node.relaxed.shares
         score = torch.where(free, shares * (1.0 - shares) + 1e-9 * shares, -1.0)
         entry = int(score.argmax())
-        off = self.add(self.child(node, entry, kept=False))
-        on = self.add(self.child(node, entry, kept=True))
-        node.entry, node.children, node.relaxed = entry, (off, on), None
+        count = len(self.nodes)
+        try:
+            off = self.add(self.child(node, entry, kept=False))
+            on = self.add(self.child(node, entry, kept=True))
+            node.entry, node.children, node.relaxed = entry, (off, on), None
+        except BaseException:  # an interrupt must not leave one child alone
+            node.entry, node.children = -1, (-1, -1)
+            del self.nodes[count:]
+            raise
         for child in (off, on):
             self.round(self.nodes[child])
 
@@ -170,13 +177,17 @@ class BranchAndBound:
         For sparse regression: narrow the intervals of kept entries on the way down.
     memory : float
         For sparse regression: GiB that the tree may take before the run stops.
-    checkpoint : callable, optional
-        For sparse regression: receives the solution so far every ``checkpoint_seconds``, for instance to save it; a run
-        goes on from it by ``solve(..., resume=solution)``.
+    checkpoint : path, optional
+        For sparse regression and graphical models: a file that receives the whole state of the run now and then,
+        written beside and moved into place. A killed run goes on from it by ``solve(..., resume=path)`` and ends with
+        the same certificate as if it had not been killed (in one process, on the same machine with as many threads).
     checkpoint_seconds : float
+        At least so much time lies between two states, >= 0.
     executor : concurrent.futures.Executor, optional
-        For sparse regression: processes that search parts of the tree, for instance a ``ProcessPoolExecutor`` or
-        dask's ``client.get_executor()``. The optimum is the same; the tree depends on who was first.
+        For sparse regression and graphical models: processes that search parts of the tree, for instance a
+        ``ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))`` (forked ones may hang once torch has
+        run) or dask's ``client.get_executor()``. Each gets the data once; incumbents and what was learned about
+        branching are shared. The optimum is the same; the tree depends on who was first.
     workers : int
         How many parts are searched at a time.
 
@@ -214,7 +225,7 @@ class BranchAndBound:
     splits: int = 8
     intervals: bool = True
     memory: float = 4.0
-    checkpoint: Callable[[Solution], None] | None = None
+    checkpoint: str | Path | None = None
     checkpoint_seconds: float = 60.0
     executor: Executor | None = None
     workers: int = 2
@@ -240,11 +251,12 @@ class BranchAndBound:
         budget: Budget | None = None,
         start: Tensor | None = None,
         progress: Progress | None = None,
-        resume: Solution | None = None,
+        resume: Solution | str | Path | None = None,
     ) -> Solution:
         """Solve; the answer carries the tree as its certificate. ``start`` is repaired and used as first incumbent.
 
-        ``resume`` is an earlier solution whose :class:`~mipprune.SparseTree` is taken up again.
+        ``resume`` is an earlier solution whose :class:`~mipprune.SparseTree` is taken up again, or the file of a
+        ``checkpoint``, from which the run goes on exactly as it would have.
         """
         accept(self, problem)
         parts = parts_of(problem) if resume is None and self.checkpoint is None else ()
@@ -252,10 +264,21 @@ class BranchAndBound:
             alone = replace(self, executor=None)
             options: dict[str, Any] = {"budget": budget, "start": start, "progress": progress}
             return solve_parts(alone, problem, parts, executor=self.executor, **options)
-        budget = budget or Budget()
+        with Interrupts() as interrupts:
+            return self._solve(problem, budget or Budget(), start, progress, resume, interrupts)
+
+    def _solve(
+        self,
+        problem: Problem,
+        budget: Budget,
+        start: Tensor | None,
+        progress: Progress | None,
+        resume: Solution | str | Path | None,
+        interrupts: Interrupts,
+    ) -> Solution:
         strategy = node_bound(problem)
         if strategy is not None:
-            checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint, self.checkpoint_seconds)
+            path = None if self.checkpoint is None else Path(self.checkpoint)
             settings = Settings(
                 gap=budget.gap, absolute_gap=budget.absolute_gap, intervals=self.intervals, memory=self.memory
             )
@@ -266,20 +289,22 @@ class BranchAndBound:
                 budget=budget,
                 start=start,
                 progress=progress,
-                resume=resume,
-                checkpoint=checkpoint,
+                resume=Path(resume) if isinstance(resume, str) else resume,
+                checkpoints=Checkpoints(path, self.checkpoint_seconds),
                 executor=self.executor,
                 workers=self.workers,
                 name=self.name,
+                interrupts=interrupts,
             )
-        if resume is not None:
-            raise InvalidProblem("only trees over single entries (sparse regression) can be resumed")
+        if resume is not None or self.checkpoint is not None:
+            raise InvalidProblem("only trees over single entries (sparse regression, graphs) can be resumed")
         watch = Watch(budget, progress)
         work = problem.reference
         point = work.repair(work.loss.start() if start is None else exact(start))
         search = _Search(work, torch.zeros(()), work.value(point), point, budget, self.iterations)
         stop, setup = Stop.GAP, None
         try:
+            interrupts.release()
             root = best_tangent(
                 work, point, splits=self.splits, iterations=self.iterations, watch=watch, target=search.target
             )
@@ -289,12 +314,14 @@ class BranchAndBound:
             search.round(search.nodes[0])
             watch.report(search.value, search.bound)
             stop = self._run(search, watch)
+            interrupts.hold()
         except KeyboardInterrupt:
             stop = Stop.USER
+        interrupts.hold()
         stats = watch.stats(setup_seconds=setup, nodes=len(search.nodes), device="cpu")
         tree = search.tree() if search.nodes else None
         bound = search.bound if tree is not None else None
-        return Solution.of(
+        solution = Solution.of(
             problem,
             search.point if work.violation(search.point) == 0 else None,
             stop=stop,
@@ -305,6 +332,7 @@ class BranchAndBound:
             stats=stats,
             solver=self.name,
         )
+        return replace(solution, stop=Stop.USER) if interrupts.noted else solution
 
     @staticmethod
     def _run(search: _Search, watch: Watch) -> Stop:

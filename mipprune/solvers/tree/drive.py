@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,28 +19,35 @@ from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Watch
 from ...core.sparse_tree import SparseTree
 from ...errors import InvalidProblem
+from .interrupts import Interrupts
 from .ledger import Ledger
 from .search import Search, Settings
+from .state import load_state, pack, save_state, unpack
 from .strategy import NodeBound
 from .subtrees import search_together
 
-__all__ = ["Checkpoint", "drive"]
+__all__ = ["Checkpoints", "drive"]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What to do with the state of a long run.
+class Checkpoints:
+    """The file to which the state of a run goes now and then, if there is one.
 
     Parameters
     ----------
-    keep : callable
-        Receives a :class:`~mipprune.Solution`, for example to save it.
+    path : Path, optional
     seconds : float
-        How often.
+        At least so much time lies between two states; 0 writes one after every renewal of the search.
     """
 
-    keep: Callable[[Solution], None]
-    seconds: float
+    def __init__(self, path: Path | None, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._due = time.perf_counter() + seconds
+
+    def keep(self, problem: Problem, search: Search) -> None:
+        """Write the state if it is time to."""
+        if self.path is not None and time.perf_counter() >= self._due:
+            save_state(self.path, problem.fingerprint, search.settings, pack(search))
+            self._due = time.perf_counter() + self.seconds
 
 
 def drive(
@@ -51,44 +58,61 @@ def drive(
     budget: Budget,
     start: Tensor | None,
     progress: Progress | None,
-    resume: Solution | None,
-    checkpoint: Checkpoint | None,
+    resume: Solution | Path | None,
+    checkpoints: Checkpoints,
     executor: Executor | None,
     workers: int,
     name: str,
+    interrupts: Interrupts,
 ) -> Solution:
     """Search and return the solution with the tree as its certificate."""
     watch = Watch(budget, progress)
     search = Search(problem.size, problem.reference.loss.scale, strategy, settings, watch)
     stop, setup = Stop.GAP, None
     try:
-        search.offer(problem.value(torch.zeros(problem.shape)), search.point)
-        for value, better in strategy.improved_from(search.point):
-            search.offer(value, better)
-        for point in (start, None if resume is None else resume.point):
-            if point is not None:
-                _offer(problem, search, point)
-        if resume is None or resume.certificate is None:
-            search.start()
-        else:
-            _restore(problem, search, resume)
+        interrupts.release()
+        _begin(problem, search, start, resume)
         setup = watch.seconds
         if executor is not None:
-            stop = search_together(search, executor, workers)
-            return _solution(problem, search, stop, setup, name)
-        next_save = math.inf if checkpoint is None else time.perf_counter() + checkpoint.seconds
-        while True:
-            until = next_save if checkpoint is not None else math.inf
-            reason = search.run(until)
-            if reason is not None:
-                stop = reason
-                break
-            assert checkpoint is not None
-            checkpoint.keep(_solution(problem, search, Stop.TIME, setup, name))
-            next_save = time.perf_counter() + checkpoint.seconds
+            stop = search_together(search, executor, workers, lambda: checkpoints.keep(problem, search))
+        else:
+            stop = _alone(problem, search, checkpoints)
+        interrupts.hold()
     except KeyboardInterrupt:
         stop = Stop.USER
-    return _solution(problem, search, stop, setup, name)
+    interrupts.hold()
+    solution = _solution(problem, search, stop, setup, name)
+    return replace(solution, stop=Stop.USER) if interrupts.noted else solution
+
+
+def _begin(problem: Problem, search: Search, start: Tensor | None, resume: Solution | Path | None) -> None:
+    """Bring a search to where its work begins."""
+    if isinstance(resume, Path):
+        unpack(search, load_state(resume, problem.fingerprint, search.settings))
+        if start is not None:
+            _offer(problem, search, start)
+        return
+    search.offer(problem.value(torch.zeros(problem.shape)), search.point)
+    for value, better in search.strategy.improved_from(search.point):
+        search.offer(value, better)
+    for point in (start, None if resume is None else resume.point):
+        if point is not None:
+            _offer(problem, search, point)
+    if resume is None or resume.certificate is None:
+        search.start()
+    else:
+        _restore(problem, search, resume)
+
+
+def _alone(problem: Problem, search: Search, checkpoints: Checkpoints) -> Stop:
+    """Search in this process, with renewals at fixed numbers of nodes so that every run goes the same way."""
+    while True:
+        reason = search.run(nodes=search.next_renewal)
+        if reason is not None:
+            return reason
+        search.renew()
+        if search.due() is None:  # a limit may have cut a dive short, which a run without it would not have done
+            checkpoints.keep(problem, search)
 
 
 def _offer(problem: Problem, search: Search, point: Tensor) -> None:

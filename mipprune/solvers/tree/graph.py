@@ -106,6 +106,10 @@ class GraphBound:
         """See :class:`NodeBound`; pairs that are off cost nothing here."""
         return self
 
+    def renewed(self) -> GraphBound:
+        """See :class:`NodeBound`; nothing is kept from node to node."""
+        return self
+
     # --------------------------------------------------------------------------------------------------- bounds
 
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:

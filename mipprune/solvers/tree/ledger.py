@@ -49,6 +49,9 @@ class _Column:
     def data(self) -> Array:
         return self._data[: self.size]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_data": self.data.copy(), "size": self.size}  # without the room to grow
+
     def tensor(self) -> torch.Tensor:
         return torch.tensor(self.data)  # a fresh array, whatever the strides of the slice
 
@@ -82,7 +85,7 @@ class Ledger:
     @property
     def has_tangents(self) -> bool:
         """Whether the root was evaluated, so that every node has a tangent."""
-        return len(self) > 0 and int(self.tangent.data[0]) >= 0
+        return self.tangent.size > 0 and int(self.tangent.data[0]) >= 0
 
     def mark(self) -> tuple[int, ...]:
         """Return the lengths of all arrays, for :meth:`undo`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -324,6 +325,14 @@ class RegressionBound:
         residual = self.loss.response - self.loss.design[:, torch.from_numpy(inside)] @ torch.from_numpy(dense[inside])
         smooth = 0.5 * float(residual.square().sum()) + 0.5 * float(self.ridge[inside] @ dense[inside] ** 2)
         return smooth + float(self.price[inside].sum())
+
+    def renewed(self) -> RegressionBound:
+        """See :class:`NodeBound`; X'X stays where it was formed as a whole, at once."""
+        out = copy(self)  # the data alone, see __getstate__
+        out._last_price = 0.0
+        if "gram" in vars(self) and self.gram.full:
+            vars(out)["gram"] = self.gram
+        return out
 
     def narrowed(self, fixed: Array) -> RegressionBound:
         """See :class:`NodeBound`."""

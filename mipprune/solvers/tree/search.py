@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +19,7 @@ from .universes import Universes
 
 __all__ = ["Search", "Settings"]
 
+_RENEWAL = 64  # evaluated nodes between two renewals
 _DEEPEST = 20  # nodes of a dive
 
 
@@ -92,11 +92,24 @@ class Search:
         number = self.ledger.add(-1, -1, 0, -1, -1)
         heapq.heappush(self.heap, (-math.inf, number))
 
-    def run(self, until: float = math.inf, nodes: float = math.inf) -> Stop | None:
+    def renew(self) -> None:
+        """Forget what follows from the order of past work alone, such as rows of X'X formed in batches of some size.
+
+        What comes next then depends on the tree, the incumbent and what was learned, all of which can be stored.
+        """
+        self.universes.renew()
+        self.strategy = self.universes.root
+        self.experience.news.clear()
+
+    @property
+    def next_renewal(self) -> int:
+        """Number of evaluated nodes at which :meth:`renew` is due."""
+        return (self.evaluated // _RENEWAL + 1) * _RENEWAL
+
+    def run(self, nodes: float = math.inf) -> Stop | None:
         """Work until the tree is closed or a limit is reached; an interrupt leaves the node at hand open.
 
-        ``None`` says that the clock (:func:`time.perf_counter`) reached ``until``, or the number of evaluated nodes
-        ``nodes``, first.
+        ``None`` says that so many nodes were evaluated first, in total.
         """
         reported = -math.inf
         while self.heap:
@@ -112,9 +125,13 @@ class Search:
             if self.value < before or self.evaluated % 50 == 0 or self.evaluated == 1:
                 reported = max(reported, min(self.bound, self.value))
                 self.watch.report(self.value, reported if math.isfinite(reported) else None)
-            if (time.perf_counter() >= until or self.evaluated >= nodes) and self.heap:
+            if self.evaluated >= nodes and self.heap:
                 return None
         return Stop.GAP if self.closed >= self.cutoff else Stop.NUMERICAL
+
+    def stopping(self) -> bool:
+        """Whether the work on a node should be cut short."""
+        return self.watch.remaining <= 0
 
     def due(self) -> Stop | None:
         """Return the reason to stop now, or ``None``."""
@@ -181,7 +198,7 @@ class Search:
         first = self.expected.pop(number, None)
         stored = False
         while True:
-            found = strategy.evaluate(node, self.cutoff, self.accuracy, lambda: self.watch.remaining <= 0)
+            found = strategy.evaluate(node, self.cutoff, self.accuracy, self.stopping)
             self.evaluated += 1
             self._search_incumbent(node, found[-1], strategy)
             if first is not None:

@@ -102,3 +102,6 @@ class NodeBound(Protocol):
 
     def narrowed(self, fixed: Array) -> NodeBound:
         """Return the strategy without the entries that are off (-1) in ``fixed`` (size,)."""
+
+    def renewed(self) -> NodeBound:
+        """Return the strategy as it was before its first node; what follows from the data alone may stay."""

@@ -4,67 +4,183 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
+import os
 import pickle
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ...core.solution import Stop
 from ...core.solver import Budget, Watch
+from .board import Board
+from .experience import Experience
+from .interrupts import Interrupts
 from .ledger import Ledger
 from .search import Search, Settings
 from .strategy import Array, Node, NodeBound, Point
 
-__all__ = ["Part", "explore", "search_together"]
+__all__ = ["Part", "explore", "graft", "search_together"]
 
-_NODES = 256  # of a task: long enough to outweigh sending, short enough to share new incumbents
+_ALONE = 0.5  # seconds of work before processes are asked for help
+_SECONDS = 0.5  # of a task: long enough to outweigh sending, short enough to spread the work evenly
 _OPEN = 4  # open nodes for each worker from which on work is handed out
-_KNOWN: dict[str, NodeBound] = {}
+_MOST = 32  # nodes in one task
+_NUMBERS = 1 << 21  # numbers in the states of the nodes of one task
+_GRACE = 10.0  # seconds that interrupted workers have to send back what they did
+_HERE = threading.local()
+_LOG = logging.getLogger("mipprune")
 
 
 class Task(NamedTuple):
-    """What a process needs to search below a node."""
+    """What a process needs to search below some nodes."""
 
     key: str
-    strategy: bytes
+    folder: str
+    """where the data of the problem and the board are, on the machine of the coordinator"""
+    data: bytes | None
+    """the data themselves, for a process that cannot read the folder"""
     size: int
     scale: float
-    node: Node
-    has_split: bool
+    nodes: list[Node]
     value: float
-    point: Point
     settings: Settings
-    seconds: float | None
+    experience: Experience
+    seconds: float
+    """until the run's limit"""
+    threads: int
 
 
 class Part(NamedTuple):
-    """What it found: a tree below the node, its open nodes, and an incumbent."""
+    """What was found below one node: a tree, its open nodes and what is expected of them."""
 
     ledger: Ledger
     heap: list[tuple[float, int]]
-    value: float
-    point: Point
+    expected: dict[int, tuple[int, int, float, float]]
     closed: float
+
+
+class Answer(NamedTuple):
+    """The parts of a task, in the order of its nodes; nodes that were not begun have none."""
+
+    parts: list[Part]
+    best: tuple[float, Point] | None
+    news: list[tuple[int, int, float]]
     evaluated: int
 
 
-def explore(task: Task) -> Part:
-    """Search below a node until it is closed or a limit is reached."""
-    if task.key not in _KNOWN:
-        _KNOWN.clear()
-        _KNOWN[task.key] = pickle.loads(task.strategy)
-    watch = Watch(Budget(seconds=task.seconds, nodes=_NODES))
-    search = Search(task.size, task.scale, _KNOWN[task.key], task.settings, watch, base=task.node)
-    search.offer(task.value, task.point)
+class _Helper(Search):
+    """A search below a node that shares its incumbents and stops when its time is up."""
+
+    board: Board | None = None
+    best: tuple[float, Point] | None = None
+    until: float = np.inf
+    interrupts: Interrupts | None = None
+
+    def offer(self, value: float, point: Point) -> None:
+        """Take a member of S, and tell the others of it."""
+        if value < self.value:
+            super().offer(value, point)
+            self.best = value, point
+            if self.board is not None:
+                self.board.post(value)
+
+    def stopping(self) -> bool:
+        """Whether the work on a node should be cut short."""
+        return super().stopping() or self._is_called_off()
+
+    def _is_called_off(self) -> bool:
+        interrupted = self.interrupts is not None and self.interrupts.noted
+        return interrupted or (self.board is not None and self.board.stopped)
+
+    def due(self) -> Stop | None:
+        """Return the reason to stop now, or ``None``."""
+        if self._is_called_off():
+            return Stop.USER
+        if self.board is not None and self.board.value < self.value:
+            self.value = self.board.value  # its point is on the way to the coordinator
+        if self.evaluated and time.perf_counter() >= self.until:
+            return Stop.TIME
+        return super().due()
+
+
+def _known(task: Task) -> NodeBound | None:
+    """The strategy of a task, unpacked once in each thread; ``None`` if the data are not at hand."""
+    if getattr(_HERE, "key", None) != task.key:
+        data, file = task.data, Path(task.folder, "strategy")
+        if data is None:
+            if not file.is_file():
+                return None
+            data = file.read_bytes()
+        _HERE.strategy, _HERE.key = pickle.loads(data), task.key
+    strategy: NodeBound = _HERE.strategy
+    return strategy
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads: all processes together should not use more than there are cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def explore(task: Task) -> Answer | None:
+    """Search below some nodes until they are closed or the time is up; ``None`` asks for the data of the problem.
+
+    Ctrl-C ends the work early: what was done until then is sent back.
+    """
+    strategy = _known(task)
+    if strategy is None:
+        return None
+    begun = time.perf_counter()
+    try:
+        board = Board(Path(task.folder, "board"))
+    except OSError:  # another machine: incumbents then travel with the tasks alone
+        board = None
+    watch = Watch(Budget(seconds=task.seconds if np.isfinite(task.seconds) else None))
+    answer = Answer([], None, [], 0)
+    value, best = task.value, None
+    evaluated = 0
+    experience = task.experience
+    with Interrupts() as interrupts, _threads(task.threads):
+        for node in task.nodes:
+            search = _Helper(task.size, task.scale, strategy, task.settings, watch, base=node)
+            search.board, search.interrupts, search.until = board, interrupts, begun + _SECONDS
+            search.value, search.experience = value, experience
+            if answer.parts and (time.perf_counter() >= search.until or search.due() is not None):
+                break
+            _plant(search, node)
+            search.run()
+            value, best = search.value, search.best or best
+            evaluated += search.evaluated
+            answer.parts.append(Part(search.ledger, search.heap, search.expected, search.closed))
+    return answer._replace(best=best, news=experience.news, evaluated=evaluated)
+
+
+def _plant(search: Search, node: Node) -> None:
+    """Let a search begin at a node.
+
+    The node's tangent and split stand in the tree that this one is grafted onto; number 0 here means those.
+    """
     ledger = search.ledger
-    # The node's tangent and split stand in the tree that this one is grafted onto; number 0 here means those.
-    split = ledger.add_split(0, *task.node.split) if task.node.split is not None else -1
-    tangent = ledger.add_tangent(*task.node.start, -1)
-    number = ledger.add(-1, -1, 0, tangent, split, task.node.tried)
-    heapq.heappush(search.heap, (task.node.bound, number))
-    search.run()
-    return Part(ledger, search.heap, search.value, search.point, search.closed, search.evaluated)
+    split = ledger.add_split(0, *node.split) if node.split is not None else -1
+    tangent = ledger.add_tangent(*node.start, -1)
+    number = ledger.add(-1, -1, 0, tangent, split, node.tried)
+    ledger.universe.data[number] = search.universes.below(0, node.fixed)
+    heapq.heappush(search.heap, (node.bound, number))
 
 
 def graft(ledger: Ledger, node: int, part: Ledger, *, has_split: bool) -> int:
@@ -106,55 +222,153 @@ def graft(ledger: Ledger, node: int, part: Ledger, *, has_split: bool) -> int:
     return nodes
 
 
-def search_together(search: Search, executor: Executor, workers: int) -> Stop:
-    """Run a search whose open nodes are shared out; the calling process coordinates and searches while few are open."""
-    payload = pickle.dumps(search.strategy)
-    key = hashlib.sha256(payload).hexdigest()
-    running: dict[Future[Part], tuple[float, int, bool]] = {}
-    try:
+class _Crew:
+    """The tasks that are on their way, and the nodes that they are about."""
+
+    def __init__(self, search: Search, executor: Executor, workers: int, folder: Path) -> None:
+        self.search, self.executor, self.workers, self.folder = search, executor, workers, folder
+        self.board = Board(folder / "board", fresh=True)
+        self.payload = pickle.dumps(search.strategy, protocol=pickle.HIGHEST_PROTOCOL)
+        self.key = hashlib.sha256(self.payload).hexdigest()
+        (folder / "strategy").write_bytes(self.payload)
+        self.running: dict[Future[Answer | None], tuple[Task, list[tuple[float, int]]]] = {}
+
+    def submit(self) -> None:
+        """Hand out open nodes below the cutoff, the best first, to keep everyone busy and one task in reserve each."""
+        search = self.search
+        self.board.post(search.value)
+        while len(self.running) < 2 * self.workers and search.heap and search.heap[0][0] < search.cutoff:
+            share = min(len(search.heap) // (4 * self.workers), _MOST, _NUMBERS // max(3 * search.size, 1))
+            items: list[tuple[float, int]] = []
+            while search.heap and len(items) < max(share, 1) and search.heap[0][0] < search.cutoff:
+                items.append(heapq.heappop(search.heap))
+            nodes = [search.state(number, bound, universe=0) for bound, number in items]
+            threads = max(1, (os.cpu_count() or 1) // self.workers)
+            task = Task(
+                self.key, str(self.folder), None, search.size, search.scale, nodes, search.value, search.settings,
+                deepcopy(search.experience), max(search.watch.remaining, 1e-3), threads,
+            )  # fmt: skip
+            self._send(task, items)
+
+    def _send(self, task: Task, items: list[tuple[float, int]]) -> None:
+        try:
+            self.running[self.executor.submit(explore, task)] = task, items
+        except BaseException:
+            self._reopen(items)
+            raise
+
+    def _reopen(self, items: list[tuple[float, int]]) -> None:
+        for item in items:
+            heapq.heappush(self.search.heap, item)
+
+    def collect(self, seconds: float) -> None:
+        """Take in what has come back, waiting for so long at most."""
+        finished, _ = wait(self.running, timeout=seconds, return_when=FIRST_COMPLETED)
+        for future in finished:
+            task, items = self.running[future]
+            answer = future.result()
+            del self.running[future]
+            if answer is not None:
+                self._graft(task, items, answer)
+            elif task.data is None:
+                self._send(task._replace(data=self.payload), items)
+            else:
+                raise AssertionError("a process does not accept the data that it was sent")
+
+    def _graft(self, task: Task, items: list[tuple[float, int]], answer: Answer) -> None:
+        search, ledger = self.search, self.search.ledger
+        for (_, number), node, part in zip(items, task.nodes, answer.parts, strict=False):
+            mark = ledger.mark(), number, int(ledger.tangent.data[number]), int(ledger.split.data[number])
+            try:
+                offset = graft(ledger, number, part.ledger, has_split=node.split is not None)
+            except BaseException:  # an interrupt in the middle: the node is open again, and the tree is whole
+                ledger.undo(*mark)
+                raise
+            for bound, open_node in part.heap:
+                heapq.heappush(search.heap, (bound, open_node + offset))
+            search.expected.update({key + offset: item for key, item in part.expected.items()})
+            search.closed = min(search.closed, part.closed)
+        self._reopen(items[len(answer.parts) :])
+        search.experience.absorb(answer.news)
+        search.evaluated += answer.evaluated
+        if answer.best is not None:
+            search.offer(*answer.best)
+        search.watch.report(search.value, min(search.bound, search.value, *self.bounds()))
+
+    def bounds(self) -> list[float]:
+        """Bounds of the nodes that are on their way."""
+        return [bound for _, items in self.running.values() for bound, _ in items]
+
+    def recall(self, *, wait_for: float) -> None:
+        """Stop everyone, take in what they have done, and open again what does not come back in time."""
+        self.board.stop()
+        for future in [future for future in self.running if future.cancel()]:
+            self._reopen(self.running.pop(future)[1])
+        try:
+            for future in wait(self.running, timeout=wait_for).done:
+                answer = future.result() if future.exception() is None else None
+                task, items = self.running.pop(future)
+                if answer is None:
+                    self._reopen(items)
+                else:
+                    self._graft(task, items, answer)
+        finally:
+            for _, items in self.running.values():
+                self._reopen(items)
+            self.running.clear()
+
+
+def search_together(search: Search, executor: Executor, workers: int, keep: Callable[[], None]) -> Stop:
+    """Run a search whose open nodes are shared out; the calling process coordinates, and searches while few are open.
+
+    ``keep`` is called now and then, with everything that is on its way among the open nodes.
+    """
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="mipprune-", ignore_cleanup_errors=True) as folder:
+        crew: _Crew | None = None
         while True:
             reason = search.due()
+            if reason is None and (crew is None or not crew.running):
+                few = len(search.heap) < _OPEN * workers or time.perf_counter() < begun + _ALONE
+                if few or not search.heap or search.heap[0][0] >= search.cutoff:
+                    reason = search.run(nodes=search.evaluated + 16)
+                    search.experience.news.clear()
+                    if reason is None:
+                        continue
             if reason is not None:
+                if crew is not None and crew.running:
+                    crew.recall(wait_for=_GRACE)
                 return reason
-            if not running and len(search.heap) < _OPEN * workers:
-                done = search.run(nodes=search.evaluated + 16)
-                if done is not None:
-                    return done
-                continue
-            while len(running) < workers and search.heap and search.heap[0][0] < search.cutoff:
-                bound, number = heapq.heappop(search.heap)
-                node = search.state(number, bound, universe=0)
-                remaining = search.watch.remaining
-                task = Task(
-                    key, payload, search.size, search.scale, node, node.split is not None, search.value,
-                    search.point, search.settings, max(remaining, 1e-3) if np.isfinite(remaining) else None,
-                )  # fmt: skip
-                running[executor.submit(explore, task)] = (bound, number, task.has_split)
-            if not running:
-                return Stop.GAP if search.closed >= search.cutoff or search.heap else Stop.NUMERICAL
-            finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-            for future in finished:
-                bound, number, has_split = running.pop(future)
-                _collect(search, number, future.result(), has_split)
-    except BaseException:  # an interrupt: what has not come back is open again
-        for future, (bound, number, _) in running.items():
-            future.cancel()
-            heapq.heappush(search.heap, (bound, number))
-        running.clear()
-        raise
+            try:
+                crew = crew or _Crew(search, executor, workers, Path(folder))
+                crew.submit()
+                crew.collect(0.5)
+            except BrokenExecutor as error:
+                _LOG.warning("a process of the executor has died (%s); the search goes on without it", error)
+                assert crew is not None
+                crew.recall(wait_for=0.0)
+                return _alone(search, keep)
+            except BaseException:
+                if crew is not None:
+                    crew.recall(wait_for=_GRACE)
+                raise
+            _keep(search, crew, keep)
+
+
+def _keep(search: Search, crew: _Crew, keep: Callable[[], None]) -> None:
+    """Call ``keep`` with the nodes that are on their way among the open ones."""
+    heap = search.heap
+    search.heap = heap + [item for _, items in crew.running.values() for item in items]
+    heapq.heapify(search.heap)
+    try:
+        keep()
     finally:
-        for future, (bound, number, has_split) in running.items():
-            if future.cancel():
-                heapq.heappush(search.heap, (bound, number))
-            else:
-                _collect(search, number, future.result(), has_split)
+        search.heap = heap
 
 
-def _collect(search: Search, number: int, part: Part, has_split: bool) -> None:
-    offset = graft(search.ledger, number, part.ledger, has_split=has_split)
-    for bound, open_node in part.heap:
-        heapq.heappush(search.heap, (bound, open_node + offset))
-    search.closed = min(search.closed, part.closed)
-    search.evaluated += part.evaluated
-    search.offer(part.value, part.point)
-    search.watch.report(search.value, min(search.bound, search.value))
+def _alone(search: Search, keep: Callable[[], None]) -> Stop:
+    while True:
+        reason = search.run(nodes=search.next_renewal)
+        if reason is not None:
+            return reason
+        keep()

@@ -30,8 +30,14 @@ class Universes:
     def __init__(self, strategy: NodeBound, size: int, base: Node | None = None) -> None:
         self.root, self._base = strategy, base
         self._size = size
-        self._columns: list[Array] = [strategy.columns]
+        self.columns: list[Array] = [strategy.columns]
+        """Entries of the problem that each copy still knows; copy 0 is the whole"""
         self._active: OrderedDict[int, Universe] = OrderedDict({0: self._made(strategy)})
+
+    def renew(self) -> None:
+        """Forget the copies and what the first one derived on the way; they are made again from their columns."""
+        self.root = self.root.renewed()
+        self._active = OrderedDict({0: self._made(self.root)})
 
     def _made(self, strategy: NodeBound) -> Universe:
         local = np.full(self._size, -1, dtype=np.int64)
@@ -48,7 +54,7 @@ class Universes:
 
     def __getitem__(self, number: int) -> Universe:
         if number not in self._active:
-            fixed = np.where(np.isin(self.root.columns, self._columns[number]), 0, -1)
+            fixed = np.where(np.isin(self.root.columns, self.columns[number]), 0, -1)
             self._active[number] = self._made(self.root.narrowed(fixed))
             if len(self._active) > _ACTIVE:
                 self._active.pop(next(key for key in self._active if key not in (0, number)))
@@ -64,8 +70,8 @@ class Universes:
         smaller = here.narrowed(np.where(fixed < 0, -1, 0))
         if smaller is here:
             return number
-        self._columns.append(here.columns[left])
-        self._active[len(self._columns) - 1] = self._made(smaller)
+        self.columns.append(here.columns[left])
+        self._active[len(self.columns) - 1] = self._made(smaller)
         if len(self._active) > _ACTIVE:
-            self._active.pop(next(key for key in self._active if key not in (0, len(self._columns) - 1)))
-        return len(self._columns) - 1
+            self._active.pop(next(key for key in self._active if key not in (0, len(self.columns) - 1)))
+        return len(self.columns) - 1

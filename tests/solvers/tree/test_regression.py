@@ -216,16 +216,6 @@ def test_an_interrupt_in_the_middle_of_a_node_leaves_a_whole_tree(monkeypatch: p
     assert whole.status is Status.OPTIMAL
 
 
-def test_checkpoints_can_be_resumed() -> None:
-    problem = instance(60, 40, 6, 0.7, 3.0, 2)
-    kept: list[Any] = []
-    solver = BranchAndBound(checkpoint=kept.append, checkpoint_seconds=0.0)
-    whole = solver.solve(problem, budget=Budget(gap=1e-6, nodes=12))
-    assert kept and all(check(problem, solution).bound <= whole.value for solution in kept)
-    again = BranchAndBound().solve(problem, budget=Budget(gap=1e-6), resume=kept[-1])
-    assert again.status is Status.OPTIMAL
-
-
 def test_units_and_order_do_not_matter() -> None:
     """Scaling a column with its ridge and box, and permuting columns, leave value and bound as they are."""
     made = correlated_regression(50, 20, 4, 0.5, 5.0, 3)
@@ -277,64 +267,3 @@ def test_a_good_start_is_used() -> None:
     again = BranchAndBound().solve(problem, budget=Budget(gap=1e-6, nodes=1), start=best.point)
     assert again.value <= best.value * (1 + 1e-12)
     assert math.isfinite(again.bound)
-
-
-def test_parts_of_the_tree_can_be_searched_elsewhere() -> None:
-    """One worker in this process: parts are sent, come back and are grafted; the certificate is checked."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    for form in ({"l0": None}, {"k": 6}):
-        made = correlated_regression(60, 40, 6, 0.7, 3.0, 2)
-        options: dict[str, Any] = {"l0": made.l0} if "l0" in form else dict(form)
-        problem = sparse_regression(made.x, made.y, l2=0.01, fit_intercept=False, standardize=False, **options)
-        whole = BranchAndBound().solve(problem, budget=Budget(gap=1e-5))
-        with ThreadPoolExecutor(1) as pool:
-            shared = BranchAndBound(executor=pool, workers=1).solve(problem, budget=Budget(gap=1e-5))
-        assert shared.status is Status.OPTIMAL and shared.stop is Stop.GAP
-        assert shared.value == pytest.approx(whole.value, rel=1e-9)
-        check(problem, shared)
-
-
-@pytest.mark.slow
-def test_two_processes_find_the_same_optimum_and_a_killed_run_resumes(tmp_path: Path) -> None:
-    """A child process is killed while it keeps checkpoints; the file that is left leads to the same bound."""
-    import multiprocessing
-    import subprocess
-    import sys
-    import time
-    from concurrent.futures import ProcessPoolExecutor
-
-    problem = instance(80, 60, 6, 0.7, 3.0, 2)
-    whole = BranchAndBound().solve(problem, budget=Budget(gap=1e-4))
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        shared = BranchAndBound(executor=pool, workers=2).solve(problem, budget=Budget(gap=1e-4))
-    assert shared.status is Status.OPTIMAL and whole.status is Status.OPTIMAL
-    assert shared.value == pytest.approx(whole.value, rel=1e-9)
-    check(problem, shared)
-    file, ready = tmp_path / "run.safetensors", tmp_path / "ready"
-    begun = BranchAndBound().solve(problem, budget=Budget(gap=1e-4, nodes=3))
-    save(tmp_path / "problem.safetensors", {"run": (problem, begun)})
-    code = f"""
-import mipprune as mp, pathlib, time
-entry = mp.load({str(tmp_path / "problem.safetensors")!r})["run"]
-def keep(solution):
-    mp.save({str(file)!r}, {{"run": (entry.problem, solution)}})
-    pathlib.Path({str(ready)!r}).touch()
-    time.sleep(0.2)
-solver = mp.BranchAndBound(checkpoint=keep, checkpoint_seconds=0.0)
-solver.solve(entry.problem, budget=mp.Budget(gap=1e-4), resume=entry.solution)
-"""
-    child = subprocess.Popen([sys.executable, "-c", code])
-    for _ in range(1200):
-        if ready.exists() or child.poll() is not None:
-            break
-        time.sleep(0.05)
-    child.kill()
-    child.wait()
-    left = load(file)["run"]
-    assert left.solution.status is not Status.OPTIMAL
-    resumed = BranchAndBound().solve(left.problem, budget=Budget(gap=1e-4), resume=left.solution)
-    assert resumed.status is Status.OPTIMAL
-    assert resumed.value == pytest.approx(whole.value, rel=1e-9)
-    assert resumed.bound == pytest.approx(whole.bound, rel=1e-4)
-    check(problem, resumed)
