@@ -25,7 +25,7 @@ __all__ = ["SWEEPS", "Transport", "solve_blocks"]
 
 SWEEPS = 64
 """sweeps after which a block is left to the exact repair"""
-_LOCAL = 8  # sweeps after a warm start that may move wrong lines alone; size / 2 for large blocks
+_EAGER_AT = 6  # sweeps before the steps become longer; two fewer for large blocks
 _BALANCE_AT = 5  # sweeps of the equality problem before the potentials are clamped (at most n)
 _ENTRIES = 1 << 22  # entries treated at once, which bounds the temporaries
 _PARALLEL = 1 << 15  # entries below which waking threads costs more than it saves
@@ -44,7 +44,7 @@ class Transport(NamedTuple):
     feasible: Tensor
     """bool (blocks,): whether the block has an admissible mask; always, without fixed entries"""
     sweeps: Tensor
-    """float32 (blocks,): sweeps made, as lines moved over all lines"""
+    """float32 (blocks,): sweeps made"""
 
 
 def solve_blocks(
@@ -109,7 +109,7 @@ def _solve(
     if codes is not None:
         mask, integer_rows, integer_columns, used = _sweep(codes, count, at_most, start, sweeps)
         rows, columns = to_potentials(codes, integer_rows, integer_columns)
-        used = used / (2.0 * size)
+        used = used.float()
     else:
         mask, rows, columns = _extreme(scores, count, at_most)
         used = torch.zeros(len(scores), device=scores.device)
@@ -149,7 +149,6 @@ def _sweep(
     codes: Codes, count: int, at_most: bool, start: tuple[Tensor, Tensor] | None, sweeps: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     blocks, size, _ = codes.values.shape
-    relax = 2 if size <= 16 else 1
     if start is None:
         first = 0
         rows, columns = (torch.zeros(blocks, size, dtype=torch.int32, device=codes.values.device) for _ in range(2))
@@ -160,9 +159,8 @@ def _sweep(
     balance_at = min(_BALANCE_AT, last) if first == 0 else _BALANCE_AT
     settings = {
         "first_sweep": first,
-        "local_until": 0 if start is None else first + max(_LOCAL, size // 2),
+        "eager_at": first + (_EAGER_AT if size <= 16 else _EAGER_AT - 2),
         "sweeps": last,
-        "relax": relax,
         "balance_at": balance_at,
     }
     if codes.values.device.type == "cpu" and has_numba() and size <= _LARGEST_COMPILED:
@@ -183,9 +181,8 @@ def _sweep_compiled(
     *,
     at_most: bool,
     first_sweep: int,
-    local_until: int,
+    eager_at: int,
     sweeps: int,
-    relax: int,
     balance_at: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from .transport_sweeps import compiled
@@ -198,9 +195,7 @@ def _sweep_compiled(
 
     def task(first: int, last: int) -> None:
         own, u, v, kept, number = (array[first:last] for array in arrays)
-        kernel(
-            own, count, comparators, first_sweep, local_until, sweeps, relax, at_most, balance_at, u, v, kept, number
-        )
+        kernel(own, count, comparators, first_sweep, eager_at, sweeps, at_most, balance_at, u, v, kept, number)
 
     _over_blocks(task, codes, together)
     return mask, rows, columns, used

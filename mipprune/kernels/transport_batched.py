@@ -26,13 +26,6 @@ def _wrong(kept: Tensor, count: int, potential: Tensor, at_most: bool) -> Tensor
     return short | (kept > count)
 
 
-def _chosen(wrong: Tensor, local: bool) -> Tensor:
-    """Lines that move: the wrong ones where they are few, otherwise all of the block."""
-    if not local:
-        return torch.ones_like(wrong)
-    return wrong | (wrong.sum(dim=1, keepdim=True) > wrong.shape[1] // 4)
-
-
 def _moved(potential: Tensor, middle: Tensor, first: bool, relax: int, clamp: bool) -> Tensor:
     if clamp:
         middle = middle.clamp_min(0)
@@ -51,9 +44,8 @@ def sweep_batched(
     *,
     at_most: bool,
     first_sweep: int,
-    local_until: int,
+    eager_at: int,
     sweeps: int,
-    relax: int,
     balance_at: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the sweeps; the same numbers as the compiled kernel.
@@ -67,10 +59,9 @@ def sweep_batched(
     at_most : bool
     first_sweep, sweeps : int
         The sweeps are numbered from ``first_sweep`` (0 for a cold start) up to ``sweeps``.
-    local_until : int
-        Sweeps before this one move only the lines that keep too many or too few, where these are at most a quarter.
-    relax : int
-        The over-relaxation is ``1 + 2^-relax``.
+    eager_at : int
+        The over-relaxation is 1.25 before this sweep, which suits the first steps, and from it on 1.5, which suits the
+        long chains of entries that are left.
     balance_at : int
         The sweep at which the potentials are balanced and from which on they stay >= 0, where ``at_most``.
 
@@ -79,35 +70,29 @@ def sweep_batched(
     mask : bool Tensor, shape (blocks, size, size)
     rows, columns : int32 Tensor, shape (blocks, size)
     used : int32 Tensor, shape (blocks,)
-        Lines moved in each block; a whole sweep moves twice ``size``.
+        Sweeps made in each block.
     """
     a, u, v = codes, rows, columns
     rows, columns = rows.clone(), columns.clone()
     used = torch.zeros(len(codes), dtype=torch.int32, device=codes.device)
     index = torch.arange(len(codes), device=codes.device)
     for sweep in range(first_sweep, sweeps + 1):
-        clamp = at_most and sweep >= balance_at
+        clamp, relax = at_most and sweep >= balance_at, 2 if sweep < eager_at else 1
         if at_most and sweep == balance_at:
             shift = (v.amin(dim=1, keepdim=True) - u.amin(dim=1, keepdim=True)) >> 1
             u, v = (u + shift).clamp_min(0), (v - shift).clamp_min(0)
         table = a - v.unsqueeze(1)
-        kept = table > u.unsqueeze(2)
-        wrong = _wrong(kept.sum(dim=2), count, u, at_most)
         if clamp or not at_most:
-            fits = ~(wrong.any(dim=1) | _wrong(kept.sum(dim=1), count, v, at_most).any(dim=1))
-            if bool(fits.any()):
+            kept = table > u.unsqueeze(2)
+            wrong = _wrong(kept.sum(dim=2), count, u, at_most).any(dim=1)
+            left = wrong | _wrong(kept.sum(dim=1), count, v, at_most).any(dim=1)
+            if not bool(left.all()):
                 rows[index], columns[index] = u, v
-                left = ~fits
-                index, a, u, v, table, wrong = index[left], a[left], u[left], v[left], table[left], wrong[left]
+                index, a, u, v, table = index[left], a[left], u[left], v[left], table[left]
         if sweep == sweeps or len(index) == 0:
             break
-        target = _moved(u, _middle(table, count, 2), sweep == 0, relax, clamp)
-        wrong = _chosen(wrong, sweep < local_until)
-        u = torch.where(wrong, target, u)
-        table = a - u.unsqueeze(2)
-        target = _moved(v, _middle(table, count, 1), sweep == 0, relax, clamp)
-        late = _chosen(_wrong((table > v.unsqueeze(1)).sum(dim=1), count, v, at_most), sweep < local_until)
-        v = torch.where(late, target, v)
-        used[index] += (wrong.sum(dim=1) + late.sum(dim=1)).to(torch.int32)
+        u = _moved(u, _middle(table, count, 2), sweep == 0, relax, clamp)
+        v = _moved(v, _middle(a - u.unsqueeze(2), count, 1), sweep == 0, relax, clamp)
+        used[index] += 1
     rows[index], columns[index] = u, v
     return (codes - rows.unsqueeze(2) - columns.unsqueeze(1)) > 0, rows, columns, used

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .compiling import has_numba
+
 __all__ = ["BITS", "LOWEST", "Codes", "encode", "noise", "to_integers", "to_potentials"]
 
 BITS = 27
@@ -57,6 +59,8 @@ def encode(scores: Tensor, at_most: bool) -> Codes:
         largest = float(scores.abs().max()) if scores.numel() else 0.0
         scale = 2.0 ** -torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item() if largest else 1.0
         scores = (scores * scale).float()
+    if scores.device.type == "cpu" and has_numba():
+        return _encode_compiled(scores, at_most, scale)
     half = 0.5 * scores.flatten(1)  # differences of halves do not overflow
     top = half.amax(dim=1, keepdim=True)
     base = torch.zeros_like(top) if at_most else half.amin(dim=1, keepdim=True)
@@ -75,6 +79,18 @@ def encode(scores: Tensor, at_most: bool) -> Codes:
     return Codes(codes, 2.0 * base.double() / scale, unit / scale)
 
 
+def _encode_compiled(scores: Tensor, at_most: bool, scale: float) -> Codes:
+    """The same in one pass over each block."""
+    from .transport_encoding import encode
+
+    size = scores.shape[-1]
+    codes, factors = torch.empty(scores.shape, dtype=torch.int32), torch.empty(2, len(scores), 1, dtype=torch.float64)
+    tables = noise(size, scores.device).flatten().numpy(), _circulant(size, scores.device).flatten().numpy()
+    arrays = scores.contiguous().flatten(1).numpy(), *tables, codes.flatten(1).numpy(), *factors.flatten(1).numpy()
+    encode(*arrays[:3], at_most, BITS, LOWEST, (1 << _NOISE_BITS) - 1, *arrays[3:])
+    return Codes(codes, factors[0] / scale, factors[1] / scale)
+
+
 def to_potentials(codes: Codes, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return integer potentials (blocks, size) in the units of the scores, float64."""
     return codes.base + rows * codes.unit, columns * codes.unit
@@ -82,10 +98,21 @@ def to_potentials(codes: Codes, rows: Tensor, columns: Tensor) -> tuple[Tensor, 
 
 def to_integers(codes: Codes, rows: Tensor, columns: Tensor, at_most: bool) -> tuple[Tensor, Tensor]:
     """Return potentials (blocks, size) of similar scores as int32, to start from."""
-    limit = float(1 << (BITS + 1))
-    u, v = rows - codes.base, columns
+    limit, size = 1 << (BITS + 1), rows.shape[1]
+    if rows.device.type == "cpu" and codes.values.device.type == "cpu" and has_numba():
+        from .transport_encoding import start
+
+        u, v = (torch.empty(rows.shape, dtype=torch.int32) for _ in "uv")
+        given = [x.contiguous().double().numpy() for x in (rows, columns)]
+        start(*given, *(x.flatten().numpy() for x in (codes.base, codes.unit)), at_most, limit, u.numpy(), v.numpy())
+        return u, v
+    both = torch.cat([rows.double() - codes.base, columns.double()], dim=1)
+    both.mul_(torch.where(codes.unit > 0.0, 1.0 / codes.unit, 0.0)).nan_to_num_(0.0)
+    whole = both.clamp_(-(2.0**40), 2.0**40).round_().to(torch.int64)
     if not at_most:  # what is added to all rows may be taken from all columns: centred, both fit
-        shift = (u.mean(dim=1, keepdim=True) - v.mean(dim=1, keepdim=True)) / 2
-        u, v = u - shift, v + shift
-    first, second = ((x / codes.unit).nan_to_num().clamp(-limit, limit).round().to(torch.int32) for x in (u, v))
-    return first.contiguous(), second.contiguous()
+        sums = whole.unflatten(1, (2, size)).sum(dim=2)
+        shift = (sums[:, :1] - sums[:, 1:]) // (2 * size)
+        whole[:, :size] -= shift
+        whole[:, size:] += shift
+    u, v = whole.clamp_(-limit, limit).to(torch.int32).split(size, dim=1)
+    return u.contiguous(), v.contiguous()

@@ -12,13 +12,85 @@ import numpy as np
 
 from .compiling import compiled_if_possible
 
-__all__ = ["ROUNDING", "admissible", "proved", "reprice"]
+__all__ = ["ROUNDING", "admissible", "centred", "proved", "reprice", "settled"]
 
 ROUNDING = 2.0**-50
 """of a reduced score, relative to the terms it is computed from"""
 
 
 _compile = compiled_if_possible()
+
+
+@_compile
+def settled(scores, count, at_most, mask, rows, columns, lines, wrong):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Tell whether a mask without fixed entries is admissible and proved optimal by the potentials as they are.
+
+    ``lines`` receives the counts of rows and columns, ``wrong`` the entries of each row that contradict the potentials.
+    """
+    size = mask.shape[0]
+    below = lines[size:]
+    for j in range(size):
+        below[j] = 0
+    for i in range(size):
+        entries, kept, u = scores[i], mask[i], rows[i]
+        number, bad = np.int32(0), np.int32(0)
+        for j in range(size):
+            reduced = entries[j] - u - columns[j]
+            bad += np.int32(reduced < 0.0 if kept[j] else reduced > 0.0)
+            number += np.int32(kept[j])
+        lines[i], wrong[i] = number, bad
+        for j in range(size):
+            below[j] += np.int32(kept[j])
+    found = 0
+    for i in range(size):
+        u, v = rows[i], columns[i]
+        found += wrong[i] + (lines[i] > count) + (below[i] > count)
+        if at_most:
+            found += (lines[i] < count and u > 0.0) + (below[i] < count and v > 0.0) + (u < 0.0) + (v < 0.0)
+        else:
+            found += (lines[i] < count) + (below[i] < count)
+    return found == 0
+
+
+@_compile
+def _centre(scores, mask, others, own, count, lines, at_most, line, across):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Middle of where the potential of one row or column (``across``) may be, given the others; as it is if nowhere."""
+    low, high = -np.inf, np.inf
+    for k in range(len(others)):
+        i, j = (k, line) if across else (line, k)
+        x = scores[i, j] - others[k]
+        if mask[i, j]:
+            high = min(high, x)
+        else:
+            low = max(low, x)
+    if at_most:
+        low, high = max(low, 0.0), 0.0 if lines[line] < count else high
+    return 0.5 * (low + high) if -np.inf < low <= high < np.inf else own[line]
+
+
+@_compile
+def centred(scores, count, at_most, mask, rows, columns, lines, wrong):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Centre the potentials that contradict a mask, rows and then columns, and tell whether it is settled so.
+
+    Scores and codes differ in the last places: hardly more is needed to carry a proof over from these to those.
+    """
+    size = mask.shape[0]
+    for i in range(size):
+        if wrong[i] > 0:
+            rows[i] = _centre(scores, mask, columns, rows, count, lines[:size], at_most, i, False)
+    if settled(scores, count, at_most, mask, rows, columns, lines, wrong):
+        return True
+    for j in range(size):
+        wrong[size + j] = 0
+    for i in range(size):
+        if wrong[i] > 0:
+            for j in range(size):
+                reduced = scores[i, j] - rows[i] - columns[j]
+                wrong[size + j] += reduced < 0.0 if mask[i, j] else reduced > 0.0
+    for j in range(size):
+        if wrong[size + j] > 0:
+            columns[j] = _centre(scores, mask, rows, columns, count, lines[size:], at_most, j, True)
+    return settled(scores, count, at_most, mask, rows, columns, lines, wrong)
 
 
 @_compile

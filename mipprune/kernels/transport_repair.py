@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .compiling import compiled_if_possible
-from .transport_proof import ROUNDING, admissible, proved, reprice
+from .transport_proof import ROUNDING, admissible, centred, proved, reprice, settled
 
 __all__ = ["repair"]
 
@@ -215,6 +215,15 @@ def _augment(target, size, mask, u, v, spare, excess, distance, parent, forward,
 
 
 @_compile
+def _crowded(sums, count, at_most):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Whether lines keep too many, or too few."""
+    wrong = 0
+    for k in range(len(sums)):
+        wrong += sums[k] > count or (sums[k] < count and not at_most)
+    return wrong > 0
+
+
+@_compile
 def _unbalanced(excess):  # type: ignore[no-untyped-def]  # pragma: no cover
     largest = excess[0]
     for node in range(len(excess)):
@@ -250,9 +259,14 @@ def _run(scores, codes, base, unit, fixed, count, at_most, mask, rows, columns, 
     arcs, block, free = np.zeros((2, size, size)), np.zeros((size, size)), np.zeros((size, size), np.int8)
     u, v, lines = np.zeros(size), np.zeros(size), np.zeros(2 * size, np.int64)
     completed = 0
+    sums, wrong = np.zeros(2 * size, np.int32), np.zeros(2 * size, np.int32)
     for b in range(scores.shape[0]):
         own = fixed[b] if fixed.shape[0] > 0 else free
         feasible[b] = True
+        if fixed.shape[0] == 0:
+            given = scores[b], count, at_most, mask[b], rows[b], columns[b], sums, wrong
+            if settled(*given) or (not _crowded(sums, count, at_most) and centred(*given)):
+                continue
         balanced = admissible(own, count, at_most, mask[b], lines)
         if not balanced and codes.shape[0] > 0:
             # Where scores tie, the codes hardly do, and their arithmetic is exact: few paths are missing there.

@@ -55,7 +55,7 @@ def _middle(table, upper: constexpr):  # type: ignore[no-untyped-def]  # pragma:
 
 
 @_jit
-def _moved(potential, target, first, relax: constexpr, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _moved(potential, target, first, relax, clamp):  # type: ignore[no-untyped-def]  # pragma: no cover
     target = tl.where(clamp, tl.maximum(target, 0), target)
     step = target - potential
     result = tl.where(first, target, potential + step + (step >> relax))
@@ -82,13 +82,12 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
     used,
     number,
     first_sweep,
-    local_until,
+    eager_at,
     sweeps,
     balance_at,
     count: constexpr,
     size: constexpr,
     group: constexpr,
-    relax: constexpr,
     at_most: constexpr,
 ):
     block = tl.program_id(0) * group + tl.arange(0, group)
@@ -103,7 +102,7 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
     u = tl.load(rows + place, mask=inside[:, None], other=0)
     v = tl.load(columns + place, mask=inside[:, None], other=0)
     best_u, best_v = u, v
-    moved = tl.zeros([group], dtype=tl.int32)
+    made = tl.zeros([group], dtype=tl.int32)
     active = inside.to(tl.int32)
     sweep = first_sweep
     while (sweep <= sweeps) & (tl.sum(active, axis=0) > 0):
@@ -115,29 +114,24 @@ def _run(  # type: ignore[no-untyped-def]  # pragma: no cover
             v = tl.where(balance, tl.maximum(v - shift[:, None], 0), v)
         table = by_row - v[:, None, :]
         across = by_column - u[:, None, :]
-        late = _wrong(table, u, count, at_most)
-        wrong = tl.sum(late.to(tl.int32), axis=1) + tl.sum(_wrong(across, v, count, at_most).to(tl.int32), axis=1)
+        wrong = tl.sum(_wrong(table, u, count, at_most).to(tl.int32), axis=1)
+        wrong += tl.sum(_wrong(across, v, count, at_most).to(tl.int32), axis=1)
         testing = (sweep >= balance_at) if at_most else True
         ends = (active > 0) & (((wrong == 0) & testing) | (sweep == sweeps))
         best_u = tl.where(ends[:, None], u, best_u)
         best_v = tl.where(ends[:, None], v, best_v)
         active = tl.where(ends, 0, active)
         if tl.sum(active, axis=0) > 0:
-            whole = sweep >= local_until
-            chosen = late | whole | (tl.sum(late.to(tl.int32), axis=1) > size // 4)[:, None]
-            u = tl.where(chosen, _moved(u, _middle(table, size - count), sweep == 0, relax, clamp), u)
-            moved += active * tl.sum(chosen.to(tl.int32), axis=1)
-            across = by_column - u[:, None, :]
-            late = _wrong(across, v, count, at_most)
-            chosen = late | whole | (tl.sum(late.to(tl.int32), axis=1) > size // 4)[:, None]
-            v = tl.where(chosen, _moved(v, _middle(across, size - count), sweep == 0, relax, clamp), v)
-            moved += active * tl.sum(chosen.to(tl.int32), axis=1)
+            relax = tl.where(sweep < eager_at, 2, 1)
+            u = _moved(u, _middle(table, size - count), sweep == 0, relax, clamp)
+            v = _moved(v, _middle(by_column - u[:, None, :], size - count), sweep == 0, relax, clamp)
+            made += active
         sweep += 1
     kept = (by_row - best_u[:, :, None] - best_v[:, None, :]) > 0
     tl.store(mask + at + line[None, :, None] * size + line[None, None, :], kept.to(tl.int8), mask=inside[:, None, None])
     tl.store(rows + place, best_u, mask=inside[:, None])
     tl.store(columns + place, best_v, mask=inside[:, None])
-    tl.store(used + block, moved, mask=inside)
+    tl.store(used + block, made, mask=inside)
 
 
 def sweep_fused(
@@ -148,9 +142,8 @@ def sweep_fused(
     *,
     at_most: bool,
     first_sweep: int,
-    local_until: int,
+    eager_at: int,
     sweeps: int,
-    relax: int,
     balance_at: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the sweeps; parameters and results are those of :func:`~mipprune.kernels.transport_batched.sweep_batched`.
@@ -174,13 +167,12 @@ def sweep_fused(
             used,
             blocks,
             first_sweep,
-            local_until,
+            eager_at,
             sweeps,
             balance_at,
             count=count,
             size=size,
             group=group,
-            relax=relax,
             at_most=at_most,
             num_warps=1 if size <= 32 else 4,
         )

@@ -183,7 +183,7 @@ def test_torch_and_compiled_sweeps_agree_bit_for_bit(size: int, at_most: bool, d
     for family, first in itertools.product(("gaussian", "bf16", "integers", "zeros", "signed"), (0, 6)):
         codes = encode(make(family, 30, size), at_most)
         zero = torch.zeros(30, size, dtype=torch.int32)
-        settings = {"first_sweep": first, "local_until": first and first + 6, "sweeps": 20, "relax": 2, "balance_at": 5}
+        settings = {"first_sweep": first, "eager_at": first + 6, "sweeps": 20, "balance_at": 5}
         compiled = transport._sweep_compiled(
             codes.values, size // 2, zero.clone(), zero.clone(), at_most=at_most, **settings
         )
@@ -205,9 +205,9 @@ for size, blocks in ((4, 37), (8, 9), (16, 3)):
     for at_most in (False, True):
         codes = encode(torch.randn(blocks, size, size, generator=generator).abs(), at_most).values
         zero = torch.zeros(blocks, size, dtype=torch.int32)
-        settings = {"at_most": at_most, "relax": 2, "balance_at": 5}
-        for count, first, local, last in ((1, 0, 0, 8), (size // 2, 0, 0, 8), (size // 2, 6, 9, 12)):
-            settings |= {"first_sweep": first, "local_until": local, "sweeps": last}
+        settings = {"at_most": at_most, "balance_at": 5}
+        for count, first, eager, last in ((1, 0, 4, 8), (size // 2, 0, 6, 8), (size // 2, 6, 9, 12)):
+            settings |= {"first_sweep": first, "eager_at": eager, "sweeps": last}
             fused = sweep_fused(codes, count, zero, zero, **settings)
             batched = sweep_batched(codes, count, zero, zero, **settings)
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(fused, batched, strict=True))
