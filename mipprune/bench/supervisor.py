@@ -21,7 +21,7 @@ from .records import Outcome, Record
 
 __all__ = ["Worker", "close_all", "execute"]
 
-_GRACE = 60.0  # seconds beyond twice the limit: starting, building the instance, warming up, judging
+_GRACE = 120.0  # seconds beyond twice the limit: starting, building the instance, warming up, judging
 _POLL = 0.25
 
 

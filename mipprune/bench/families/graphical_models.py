@@ -135,7 +135,7 @@ GRAPHICAL_MODELS = Family(
             {"nodes": nodes, "samples": 10 * nodes, "l0": 0.05, "l2": 0.05, "model": model}
             for nodes, model in (
                 *((6, "uniform"), (8, "banded"), (12, "uniform"), (12, "banded"), (20, "uniform"), (30, "banded")),
-                *((50, "uniform"), (100, "uniform")),
+                *((40, "uniform"), (60, "uniform")),
             )
         ),
     },

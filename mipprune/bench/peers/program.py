@@ -108,8 +108,14 @@ def skglm(arrays: Arrays, numbers: Numbers) -> Found:
     if largest == 0:
         return {"points": np.zeros((1, x.shape[1]))}, {}
     model = MCPRegression(fit_intercept=False, gamma=3.0)
-    _, points, *_ = model.path(x, y, largest * np.geomspace(0.99, 1e-3, 60))
-    return {"points": np.asarray(points).T}, {}
+    started = time.perf_counter()
+    points = [np.zeros(x.shape[1])]
+    for penalty in largest * np.geomspace(0.99, 1e-3, 60):
+        _, found, *_ = model.path(x, y, np.array([penalty]), coef_init=points[-1])
+        points.append(np.ascontiguousarray(found[:, 0]))
+        if np.count_nonzero(points[-1]) > 2 * numbers["count"] or time.perf_counter() - started > numbers["seconds"]:
+            break
+    return {"points": np.stack(points)}, {}
 
 
 def skglm_graph(arrays: Arrays, numbers: Numbers) -> Found:
