@@ -111,12 +111,14 @@ def products_at(matrix: Array, places: Places, value: Array) -> Array:
     from .graph_descent import row_products
 
     product, p = np.empty(len(value)), len(matrix)
-    chunk = p if len(value) < _MANY else _BLOCK
-    over_rows(
-        lambda first, last: row_products(first, last, matrix, places.indptr, places.indices, value, product),
-        p,
-        chunk=chunk,
-    )
+
+    def work(first: int, last: int) -> None:
+        row_products(first, last, matrix, places.indptr, places.indices, value, product)
+
+    if len(value) < _MANY:
+        work(0, p)
+    else:
+        over_rows(work, p, chunk=_BLOCK)
     return product
 
 

@@ -21,7 +21,7 @@ __all__ = ["best_shift", "common_shift", "shares_of", "shift_weights"]
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
 
-_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05)
+_FIRST, _LAST = 0.8, 0.05  # sizes of a step towards the steepest shift
 _ROWWISE = 128  # nodes up to which each row gets a diagonal of its own
 _EIGEN = 500  # nodes up to which all eigenvalues of S are computed
 _LANCZOS = 10
@@ -190,16 +190,19 @@ def best_shift(
             extra, (best, point, weights) = given, found
     if not extra.max() > _LEAST * matrix.diagonal().min():
         return None
+    size = _FIRST
     for _ in range(steps):
         if not weights.any():
             break
         toward = rows.steepest(weights).numpy()
-        tried = []
-        for size in _STEPS:
+        size = min(2.0 * size, _FIRST)
+        while size >= _LAST:
             mixed = (1.0 - size) * extra + size * toward
-            tried.append((*bound(Shift(none, mixed), point), mixed))
-        step = max(tried, key=lambda item: item[0])
-        if step[0] <= best + 1e-6 * abs(best):
+            found = bound(Shift(none, mixed), point)
+            if found[0] > best + 1e-6 * abs(best):
+                extra, (best, point, weights) = mixed, found
+                break
+            size *= 0.5
+        else:
             break
-        best, point, weights, extra = step
     return Shift(none, rows.proven(torch.from_numpy(extra)).numpy())

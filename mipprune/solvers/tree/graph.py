@@ -15,6 +15,7 @@ from ...core.adapters import Sparse
 from ...core.arrays import exact
 from ...core.problem import Problem
 from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise
+from ...kernels.graph_ascent import ascend
 from ...kernels.graph_relax import relax_graph
 from ...kernels.graph_search import improve
 from ...kernels.graph_shift import best_shift, shares_of, shift_weights
@@ -24,6 +25,8 @@ from .strategy import Array, Node, Point, Relaxed
 
 __all__ = ["GraphBound"]
 
+_ROOT = (40, (0.2, 0.8, 3.0))  # steps, and the sharpness of the smoothed minima, of the ascent at the root
+_BELOW = (15, (0.3, 1.5))  # and at other nodes
 _FEW = 0.5  # share of an edge above which it is rounded up
 
 
@@ -40,14 +43,17 @@ class GraphBound:
         Steps of the search for the shift at the root.
     renewal : float
         The shift is chosen anew where fewer than this share of the pairs it was made for are still free.
+    climb : bool
+        Improve the point of tangency by ascent on the bound itself.
     """
 
     loss: PseudoLikelihood
     price: Array
     lower: Array
     upper: Array
-    shifts: int = 12
+    shifts: int = 30
     renewal: float = 0.3
+    climb: bool = True
 
     @classmethod
     def takes(cls, problem: Problem) -> bool:
@@ -115,10 +121,10 @@ class GraphBound:
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
         """See :class:`NodeBound`: with the shift, and without it where that may prove more."""
         p = self.loss.nodes
-        first = self._relaxed(node, _shift_of(node.split, p), node.split, node.start, accuracy, stop)
+        first = self._relaxed(node, _shift_of(node.split, p), node.split, node.start, cutoff, accuracy, stop)
         if first.bound >= cutoff or node.split is None or not self._is_late(node):
             return [first]
-        plain = self._relaxed(node, Shift.none(p), None, first.point, accuracy, stop)
+        plain = self._relaxed(node, Shift.none(p), None, first.point, cutoff, accuracy, stop)
         return [plain] if plain.bound > first.bound else [first]
 
     def _is_late(self, node: Node) -> bool:
@@ -126,12 +132,21 @@ class GraphBound:
         return int((node.fixed == 0).sum()) <= 2 * self.loss.nodes
 
     def _relaxed(
-        self, node: Node, shift: Shift, split: Point | None, start: Point, accuracy: float, stop: Callable[[], bool]
+        self,
+        node: Node,
+        shift: Shift,
+        split: Point | None,
+        start: Point,
+        cutoff: float,
+        accuracy: float,
+        stop: Callable[[], bool],
     ) -> Relaxed:
         flat, value, theta = self._descend(node, shift, start, accuracy, stop)
-        found = self._appraise(node, flat, value, shift)
         inside = value != 0.0
         entries, values = flat[inside], value[inside]
+        effort = _ROOT if node.depth == 0 else _BELOW
+        point = self._climbed(node, shift, (entries, values), cutoff, effort, stop)
+        found = appraise(self.loss.matrix, self.loss.largest, *point, node.fixed, shift, self.penalties)
         size = len(self.price)
         primal, shares = np.zeros(size), np.where(node.fixed > 0, 1.0, 0.0)
         primal[entries] = values
@@ -143,12 +158,40 @@ class GraphBound:
         grown_on, grown_off = found.if_on - found.bound, found.if_off - found.bound
         gains = np.where(grown_off > grown_on, grown_off, -grown_on)
         return Relaxed(
-            (entries, values), found.bound, gains, 0.0, 0.0, np.zeros(size), np.zeros(size), primal, shares,
+            point, found.bound, gains, 0.0, 0.0, np.zeros(size), np.zeros(size), primal, shares,
             found.known, split,
         )  # fmt: skip
 
+    def _climbed(
+        self,
+        node: Node,
+        shift: Shift,
+        point: Point,
+        cutoff: float,
+        effort: tuple[int, tuple[float, ...]],
+        stop: Callable[[], bool],
+    ) -> Point:
+        """Return a better point of tangency; without a shift, or with nothing free, the relaxation's is the best."""
+        shifted = shift.common.any() or len(shift.extra)
+        if not (self.climb and shifted and (node.fixed == 0).any()):
+            return point
+        _, point = ascend(
+            self.loss.matrix,
+            node.fixed,
+            shift,
+            self.penalties,
+            point,
+            lambda tried: self._appraise(node, *tried, shift).bound,
+            enough=cutoff,
+            steps=effort[0],
+            sharpness=effort[1],
+            go_on=lambda: not stop(),
+        )
+        return point
+
     def _appraise(self, node: Node, flat: Array, value: Array, shift: Shift) -> Appraised:
-        return appraise(self.loss.matrix, self.loss.largest, flat, value, node.fixed, shift, self.penalties)
+        matrix, largest = self.loss.matrix, self.loss.largest
+        return appraise(matrix, largest, flat, value, node.fixed, shift, self.penalties, parts=False)
 
     def _descend(
         self, node: Node, shift: Shift, start: Point, accuracy: float, stop: Callable[[], bool]
@@ -180,8 +223,9 @@ class GraphBound:
 
         def bound(shift: Shift, start: Point) -> tuple[float, Point, Array]:
             flat, value, theta = self._descend(node, shift, start, accuracy, lambda: False)
-            found = self._appraise(node, flat, value, shift)
-            return found.bound, (flat, value), shift_weights(flat, value, theta, shift, self.penalties)
+            point = self._climbed(node, shift, (flat, value), math.inf, _BELOW, lambda: False)
+            weights = shift_weights(flat, value, theta, shift, self.penalties)
+            return self._appraise(node, *point, shift).bound, (flat, value), weights
 
         shift = best_shift(self.loss.matrix, state, bound, node.start, self.shifts if old is None else 2, old)
         if shift is None:
