@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .faults import best_values
 from .metrics import gap_between, performance_profile, primal_integral
@@ -48,8 +48,8 @@ def figures(records: Sequence[Record], known: Mapping[str, float] | None = None)
     runs = [record for record in records if record.outcome != Outcome.REJECTED]
     if not runs:
         return {}
-    names = list(dict.fromkeys(record.solver for record in records))
-    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+    names = list(dict.fromkeys(record.solver for record in runs))
+    styles = {name: _style(number) for number, name in enumerate(names)}
     best = best_values(runs, known)
 
     def reference(record: Record) -> float | None:
@@ -57,28 +57,41 @@ def figures(records: Sequence[Record], known: Mapping[str, float] | None = None)
 
     makers: dict[str, Callable[[], Figure]] = {
         "Performance profile: time to close the gap": lambda: _profile(
-            runs, colours, lambda record: time_to_solve(record), "time, as a multiple of the fastest solver's"
+            runs, styles, lambda record: time_to_solve(record), "time, as a multiple of the fastest solver's"
         ),
         "Performance profile: quality of the value": lambda: _profile(
             runs,
-            colours,
+            styles,
             lambda record: _quality(record, reference(record)),
             "distance to the best value, as a multiple of the closest solver's (1e-6 is added to each)",
         ),
-        "Gap over time": lambda: _gap_over_time(runs, colours),
+        "Gap over time": lambda: _gap_over_time(runs, styles),
         "Primal integral": lambda: _boxes(
             runs,
-            colours,
+            styles,
             lambda record: primal_integral(full_trace(record), reference(record), record.seconds_limit),
             "primal integral, s",
         ),
-        "Gap against size": lambda: _against_size(runs, colours, lambda record: record.gap, "gap"),
-        "Time against size": lambda: _against_size(runs, colours, lambda record: record.seconds, "seconds"),
+        "Gap against size": lambda: _against_size(runs, styles, lambda record: record.gap, "gap"),
+        "Time against size": lambda: _against_size(runs, styles, lambda record: record.seconds, "seconds"),
         "Distance to the best value against size": lambda: _against_size(
-            runs, colours, lambda record: gap_between(record.value, reference(record)), "distance to the best value"
+            runs, styles, lambda record: gap_between(record.value, reference(record)), "distance to the best value"
         ),
     }
     return {title: make() for title, make in makers.items()}
+
+
+class _Style(NamedTuple):
+    colour: str
+    dash: str
+    symbol: str
+
+
+def _style(number: int) -> _Style:
+    """A colour; where they are used up, another dash and another symbol with it."""
+    again, place = divmod(number, len(_COLOURS))
+    dashes, symbols = ("solid", "dash", "dot"), ("circle", "diamond", "cross")
+    return _Style(_COLOURS[place], dashes[again % 3], symbols[again % 3])
 
 
 def _quality(record: Record, best: float | None) -> float:
@@ -92,14 +105,14 @@ def _layout(x: str, y: str, **more: Any) -> Figure:
     return {**axes, "margin": {"l": 70, "r": 20, "t": 40, "b": 60}, "hovermode": "closest", **more}
 
 
-def _line(name: str, colour: str, points: Sequence[tuple[float, float]], **more: Any) -> Figure:
+def _line(name: str, style: _Style, points: Sequence[tuple[float, float]], **more: Any) -> Figure:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
         "x": [x for x, _ in points],
         "y": [y for _, y in points],
-        "line": {"color": colour, "shape": "hv", **more.pop("line", {})},
+        "line": {"color": style.colour, "dash": style.dash, "shape": "hv", **more.pop("line", {})},
         **more,
     }
 
@@ -111,7 +124,9 @@ def _by_solver(runs: Sequence[Record]) -> dict[str, dict[tuple[str, str], Record
     return found
 
 
-def _profile(runs: Sequence[Record], colours: Mapping[str, str], cost: Callable[[Record], float], axis: str) -> Figure:
+def _profile(
+    runs: Sequence[Record], styles: Mapping[str, _Style], cost: Callable[[Record], float], axis: str
+) -> Figure:
     table = _by_solver(runs)
     instances = list(dict.fromkeys((record.instance, record.fingerprint) for record in runs))
     costs = {
@@ -121,7 +136,7 @@ def _profile(runs: Sequence[Record], colours: Mapping[str, str], cost: Callable[
     profiles = performance_profile(costs)
     last = 1.5 * max((ratio for steps in profiles.values() for ratio, _ in steps), default=1.0)
     data = [
-        _line(name, colours[name], [*steps, (last, steps[-1][1] if steps else 0.0)]) for name, steps in profiles.items()
+        _line(name, styles[name], [*steps, (last, steps[-1][1] if steps else 0.0)]) for name, steps in profiles.items()
     ]
     return {
         "data": data,
@@ -129,7 +144,7 @@ def _profile(runs: Sequence[Record], colours: Mapping[str, str], cost: Callable[
     }
 
 
-def _gap_over_time(runs: Sequence[Record], colours: Mapping[str, str]) -> Figure:
+def _gap_over_time(runs: Sequence[Record], styles: Mapping[str, _Style]) -> Figure:
     data = []
     seen: set[str] = set()
     for record in runs:
@@ -142,12 +157,12 @@ def _gap_over_time(runs: Sequence[Record], colours: Mapping[str, str]) -> Figure
         data.append(
             _line(
                 record.solver,
-                colours[record.solver],
+                styles[record.solver],
                 steps,
                 legendgroup=record.solver,
                 showlegend=first,
                 mode="lines+markers",
-                marker={"size": 4},
+                marker={"size": 4, "symbol": styles[record.solver].symbol},
                 text=[record.instance] * len(steps),
                 line={"width": 1.3},
             )
@@ -156,7 +171,9 @@ def _gap_over_time(runs: Sequence[Record], colours: Mapping[str, str]) -> Figure
     return {"data": data, "layout": _layout("seconds", "gap between value and bound", xaxis=axis, yaxis=axis)}
 
 
-def _boxes(runs: Sequence[Record], colours: Mapping[str, str], figure: Callable[[Record], float], axis: str) -> Figure:
+def _boxes(
+    runs: Sequence[Record], styles: Mapping[str, _Style], figure: Callable[[Record], float], axis: str
+) -> Figure:
     data = [
         {
             "type": "box",
@@ -165,7 +182,7 @@ def _boxes(runs: Sequence[Record], colours: Mapping[str, str], figure: Callable[
             "text": [record.instance for record in row.values()],
             "boxpoints": "all",
             "jitter": 0.4,
-            "marker": {"color": colours[name], "size": 4},
+            "marker": {"color": styles[name].colour, "symbol": styles[name].symbol, "size": 4},
         }
         for name, row in _by_solver(runs).items()
     ]
@@ -173,7 +190,7 @@ def _boxes(runs: Sequence[Record], colours: Mapping[str, str], figure: Callable[
 
 
 def _against_size(
-    runs: Sequence[Record], colours: Mapping[str, str], figure: Callable[[Record], float | None], axis: str
+    runs: Sequence[Record], styles: Mapping[str, _Style], figure: Callable[[Record], float | None], axis: str
 ) -> Figure:
     data = []
     for name, row in _by_solver(runs).items():
@@ -189,7 +206,7 @@ def _against_size(
                 "x": [record.size for record, _ in shown],
                 "y": [max(value, _FLOOR) for _, value in shown],
                 "text": [record.instance for record, _ in shown],
-                "marker": {"color": colours[name], "size": 8, "opacity": 0.75},
+                "marker": {"color": styles[name].colour, "symbol": styles[name].symbol, "size": 8, "opacity": 0.75},
             }
         )
     axes = {"type": "log"}

@@ -89,9 +89,10 @@ def best_refitted(problem: Problem, points: Array) -> Tensor:
             continue
         seen.add(mask.tobytes())
         point = torch.where(torch.from_numpy(mask), reference.loss.minimise_on(torch.from_numpy(mask)), 0.0)
-        if reference.violation(point) != 0:
-            point = _inside(reference, structure, point)
         found = reference.value(point)
+        if found < value and reference.violation(point) != 0:  # a value that does not win will not win in the box
+            point = _inside(reference, structure, point)
+            found = reference.value(point)
         if found < value:
             best, value = point, found
     return best
