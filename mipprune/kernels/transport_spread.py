@@ -1,10 +1,10 @@
 r"""Fractional transposable masks of least perspective cost: the proximal step of the relaxation over the hull of masks.
 
-.. math:: \min_z \sum_{ij} \frac{w_{ij}^2}{z_{ij} + o_{ij}} + p \sum_{ij} z_{ij}
+.. math:: \min_z \sum_{ij} \frac{w_{ij}^2}{z_{ij} + o_{ij}} + \sum_{ij} p_{ij} z_{ij}
           \quad\text{subject to}\quad \sum_j z_{ij} = \sum_i z_{ij} = n,\ 0 \le z \le 1
 
 With multipliers :math:`\lambda, \mu` of rows and columns, the shares are those of
-:math:`w_{ij}/\sqrt{p + \lambda_i + \mu_j} - o_{ij}`, clipped to [0, 1]. Rows and columns are made to fit in turns:
+:math:`w_{ij}/\sqrt{p_{ij} + \lambda_i + \mu_j} - o_{ij}`, clipped to [0, 1]. Rows and columns are made to fit in turns:
 coordinate ascent on the dual, in which the multiplier of one line is the root of a decreasing function.
 """
 
@@ -33,7 +33,7 @@ def spread_blocks(
     offset: Tensor,
     count: int,
     *,
-    price: float = 0.0,
+    price: float | Tensor = 0.0,
     at_most: bool = False,
     fixed: Tensor | None = None,
 ) -> Tensor:
@@ -45,8 +45,8 @@ def spread_blocks(
         ``offset`` > 0.
     count : int
         Sum of the shares of a line.
-    price : float
-        Of a unit, >= 0.
+    price : float or Tensor
+        Of a unit, >= 0, for all entries or for each (blocks, size, size).
     at_most : bool
         Whether lines may hold less.
     fixed : int8 Tensor like ``weight``, optional
@@ -99,7 +99,9 @@ def _shares(weight: Tensor, offset: Tensor, slope: Tensor, fixed: Tensor | None)
     return z
 
 
-def _anywhere(weight: Tensor, offset: Tensor, count: int, price: float, at_most: bool, fixed: Tensor | None) -> Tensor:
+def _anywhere(
+    weight: Tensor, offset: Tensor, count: int, price: float | Tensor, at_most: bool, fixed: Tensor | None
+) -> Tensor:
     """The torch form: all lines of one side at once, by bisection."""
     rows, columns = weight.new_zeros(weight.shape[:2]), weight.new_zeros(weight.shape[:2])
     reach = (weight / offset).square()
@@ -125,16 +127,20 @@ def _anywhere(weight: Tensor, offset: Tensor, count: int, price: float, at_most:
     return z
 
 
-def _on_cpu(weight: Tensor, offset: Tensor, count: int, price: float, at_most: bool, fixed: Tensor | None) -> Tensor:
+def _on_cpu(
+    weight: Tensor, offset: Tensor, count: int, price: float | Tensor, at_most: bool, fixed: Tensor | None
+) -> Tensor:
     z = torch.empty_like(weight, memory_format=torch.contiguous_format)
     none = torch.empty(0, *weight.shape[1:], dtype=torch.int8)
     given = weight, offset.expand_as(weight).to(weight.dtype), none if fixed is None else fixed
     w, o, signs = (x.contiguous().numpy() for x in given)
-    shares = z.numpy()
+    costs = price if isinstance(price, Tensor) else torch.full((1, *weight.shape[1:]), float(price))
+    prices, shares = costs.to(torch.float64).contiguous().numpy(), z.numpy()
 
     def task(first: int, last: int) -> None:
         own = signs if fixed is None else signs[first:last]
-        _run(w[first:last], o[first:last], own, count, float(price), at_most, shares[first:last])
+        cost = prices[first:last] if len(prices) == len(w) else prices
+        _run(w[first:last], o[first:last], own, count, cost, at_most, shares[first:last])
 
     if weight.numel() < _PARALLEL or torch.get_num_threads() == 1:
         task(0, len(z))
@@ -189,7 +195,7 @@ def _evaluate(weight, offset, free, rows, columns, price, left, curvature, exces
         value -= left[0, k] * rows[k] + left[1, k] * columns[k]
     for i in range(size):
         for j in range(size):
-            s = rows[i] + columns[j] + price
+            s = rows[i] + columns[j] + price[i, j]
             share = weight[i, j] / np.sqrt(s) if s > 0.0 else 1.0 + offset[i, j]
             z = min(max(share - offset[i, j], 0.0), 1.0)
             curvature[i, j] = 0.5 * share / s * free[i, j] if 0.0 < z < 1.0 else 0.0
@@ -280,10 +286,15 @@ def _newton(weight, offset, free, multipliers, price, left, at_most, curvature, 
 
 
 @_compile
-def _run(weight, offset, fixed, count, price, at_most, z):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _run(weight, offset, fixed, count, prices, at_most, z):  # type: ignore[no-untyped-def]  # pragma: no cover
     size = weight.shape[1]
-    # Weights, offsets and free entries, each by rows and by columns.
-    w, o, free = np.zeros((2, size, size)), np.zeros((2, size, size)), np.ones((2, size, size))
+    # Weights, offsets, prices and free entries, each by rows and by columns.
+    w, o, price, free = (
+        np.zeros((2, size, size)),
+        np.zeros((2, size, size)),
+        np.zeros((2, size, size)),
+        np.ones((2, size, size)),
+    )
     multipliers, left, others = np.zeros((2, size)), np.zeros((2, size)), np.zeros(size)
     curvature, work = np.zeros((size, size)), np.zeros((7, 2, size))
     for b in range(weight.shape[0]):
@@ -295,6 +306,7 @@ def _run(weight, offset, fixed, count, price, at_most, z):  # type: ignore[no-un
                 w[0, i, j], o[0, i, j] = weight[b, i, j], offset[b, i, j]
                 least = min(least, o[0, i, j])
                 w[1, j, i], o[1, j, i] = weight[b, i, j], offset[b, i, j]
+                price[0, i, j] = price[1, j, i] = prices[b if prices.shape[0] > 1 else 0, i, j]
                 if fixed.shape[0] > 0:
                     sign = fixed[b, i, j]
                     free[0, i, j], free[1, j, i] = sign == 0, sign == 0
@@ -303,18 +315,18 @@ def _run(weight, offset, fixed, count, price, at_most, z):  # type: ignore[no-un
         slack = _TOLERANCE * min(count, 10.0 * least)  # the cost is steep where offsets are small
         for _ in range(_ROUNDS):
             for side in range(2):
-                for k in range(size):
-                    others[k] = multipliers[1 - side, k] + price
                 for i in range(size):
+                    for k in range(size):
+                        others[k] = multipliers[1 - side, k] + price[side, i, k]
                     multipliers[side, i] = _fit(
                         w[side, i], o[side, i], others, free[side, i], left[side, i], slack / 4, at_most,
                         multipliers[side, i],
                     )  # fmt: skip
-            if _newton(w[0], o[0], free[0], multipliers, price, left, at_most, curvature, work, slack):
+            if _newton(w[0], o[0], free[0], multipliers, price[0], left, at_most, curvature, work, slack):
                 break
         for i in range(size):
             for j in range(size):
-                s = multipliers[0, i] + multipliers[1, j] + price
+                s = multipliers[0, i] + multipliers[1, j] + price[0, i, j]
                 share = w[0, i, j] / np.sqrt(s) if s > 0.0 else 1.0 + o[0, i, j]
                 z[b, i, j] = min(max(share - o[0, i, j], 0.0), 1.0)
                 if free[0, i, j] == 0.0:

@@ -19,6 +19,7 @@ from .partition import check_count
 __all__ = ["TransposableNofM"]
 
 _CHUNK = 1 << 22  # entries whose bound is evaluated at once
+_PADDING = 0.03  # weight of padding over the largest of its block where it is spread: with none at all it is stiff
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,19 +333,22 @@ class TransposableNofM(Supports):
             if int(kept.sum()) + int(pruned.sum()) == before:
                 return self.matrix(kept, shape), self.matrix(pruned, shape)
 
-    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor | None:
-        """See :meth:`Supports.spread`; none with a price where exactly n are kept and padding would pay it as well."""
+    def spread(self, weight: Tensor, offset: Tensor, price: float = 0.0) -> Tensor:
+        """See :meth:`Supports.spread`."""
         shape = tuple(weight.shape)
-        if price and not self.at_most and self._padded(shape):
-            return None
         fixed = self._signs(weight.device)
         if fixed is not None:  # what the fixings imply as well: lines with nothing left to choose converge slowly
             implied = self.propagate(self.matrix(fixed > 0, shape), self.matrix(fixed < 0, shape))
             fixed = self._signs(weight.device, *implied)
-        parts = self.blocks(weight), self.blocks(offset.expand(shape), fill=1.0)
+        loads, offsets = self.blocks(weight.abs()), self.blocks(offset.expand(shape), fill=0.1)
+        cost: float | Tensor = price
+        if not self.at_most and self._padded(shape):  # what the padding takes of exactly n is free, but for a little
+            inside = self.blocks(torch.ones(shape, dtype=torch.bool, device=weight.device))
+            loads = torch.where(inside, loads, _PADDING * loads.flatten(1).amax(dim=1)[:, None, None])
+            cost = price * inside.double()
         from ..kernels.transport_spread import spread_blocks  # compiled when first used
 
-        z = spread_blocks(*parts, self.n, price=price, at_most=self.at_most, fixed=fixed)
+        z = spread_blocks(loads, offsets, self.n, price=cost, at_most=self.at_most, fixed=fixed)
         return self.matrix(z, shape)
 
     def describe(self) -> str:

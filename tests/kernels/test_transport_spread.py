@@ -27,8 +27,8 @@ def draw(blocks: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return weight, 0.05 + torch.rand(blocks, size, size, generator=generator, dtype=torch.float64)
 
 
-def cost(z: Tensor, weight: Tensor, offset: Tensor, price: float) -> Tensor:
-    return (weight.square() / (z + offset)).sum((1, 2)) + price * z.sum((1, 2))
+def cost(z: Tensor, weight: Tensor, offset: Tensor, price: float | Tensor) -> Tensor:
+    return (weight.square() / (z + offset)).sum((1, 2)) + (price * z).sum((1, 2))
 
 
 @pytest.mark.parametrize("at_most", [False, True])
@@ -39,15 +39,17 @@ def test_cost_is_that_of_a_conic_solver(size: int, count: int, price: float, at_
     weight, offset = draw(1, size, 7)
     z = cp.Variable((size, size), nonneg=True)
     sums = [cp.sum(z, axis=0), cp.sum(z, axis=1)]
+    prices = price * (1 + torch.arange(size * size, dtype=torch.float64).reshape(1, size, size) % 3)  # of each entry
     limits = [z <= 1] + [line <= count if at_most else line == count for line in sums]
-    goal = cp.sum(cp.multiply(weight[0].square().numpy(), cp.inv_pos(z + offset[0].numpy()))) + price * cp.sum(z)
+    goal = cp.sum(cp.multiply(weight[0].square().numpy(), cp.inv_pos(z + offset[0].numpy())))
+    goal += cp.sum(cp.multiply(prices[0].numpy(), z))
     cp.Problem(cp.Minimize(goal), limits).solve()
-    best = float(cost(torch.from_numpy(np.asarray(z.value))[None], weight, offset, price))
-    shares = spread_blocks(weight, offset, count, price=price, at_most=at_most)
+    best = float(cost(torch.from_numpy(np.asarray(z.value))[None], weight, offset, prices))
+    shares = spread_blocks(weight, offset, count, price=prices, at_most=at_most)
     for lines in (shares.sum(1), shares.sum(2)):
         assert float(lines.max()) <= count * 1.002
         assert at_most or float(lines.min()) >= count * 0.998
-    assert float(cost(shares, weight, offset, price)) == pytest.approx(best, rel=2e-3)
+    assert float(cost(shares, weight, offset, prices)) == pytest.approx(best, rel=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
