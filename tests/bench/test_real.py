@@ -17,6 +17,7 @@ from mipprune.bench import Store, expand, families
 from mipprune.bench.families.stored import read
 from mipprune.bench.families.trained import NETWORKS, MLPNet, ResNet20, layer_costs, trained_layer
 from mipprune.bench.layout import instances
+from mipprune.bench.peers.program import PEERS
 from mipprune.cli import entry
 from mipprune.errors import InvalidProblem
 from mipprune.formulations import layerwise
@@ -157,3 +158,12 @@ def test_the_command_runs_on_a_folder(folder: Path, tmp_path: Path) -> None:
     ours = [record for record in records if "gamma0.02" in record.instance]
     assert {record.solver for record in ours} == {"matching-pursuit", "lasso-path"} and all(r.fingerprint for r in ours)
     assert json.loads(ours[0].parameters)["gamma"] == 0.02
+
+
+def test_the_page_on_benchmarks_names_every_family_and_every_rival() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for family in families.ALL:
+        assert f"| `{family.name}` |" in page
+        folders = {word.partition("/")[0] for word in family.layout.replace(",", " ").split() if "/" in word}
+        assert folders and all(f"{folder}/" in page for folder in folders), family.name
+    assert all(f"`{package}`" in page for package, _ in PEERS.values())
