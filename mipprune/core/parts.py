@@ -16,7 +16,7 @@ from ..errors import CertificateError
 from .certificate import Certificate
 from .problem import Problem
 
-__all__ = ["Part", "Parts", "parts_of"]
+__all__ = ["Part", "Parts", "largest_part", "parts_of"]
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -50,13 +50,10 @@ def parts_of(problem: Problem) -> tuple[Part, ...]:
     >>> [part.entries.tolist() for part in parts_of(problem)]
     [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     """
+    component = _components(problem)
+    if component is None:
+        return ()
     reference = problem.reference
-    labels = [reference.loss.linked(problem.allowed), problem.structure.linked(problem.shape)]
-    if labels[0] is None or labels[1] is None:
-        return ()
-    component = _joined(labels[0].ravel().numpy(), labels[1].ravel().numpy())
-    if component.max(initial=0) == 0:
-        return ()
     order = np.argsort(component, kind="stable")
     found: list[Part] = []
     for flat in np.split(order, np.flatnonzero(np.diff(component[order])) + 1):
@@ -69,6 +66,22 @@ def parts_of(problem: Problem) -> tuple[Part, ...]:
         on, off = (None if side is None else side[chosen].reshape(loss.shape) for side in (problem.on, problem.off))
         found.append(Part(entries, Problem(loss, structure, problem.name, on, off)))
     return tuple(found)
+
+
+def largest_part(problem: Problem) -> int:
+    """Return the number of entries of the largest part, without building any."""
+    component = _components(problem)
+    return problem.size if component is None else int(np.bincount(component).max())
+
+
+def _components(problem: Problem) -> Labels | None:
+    """Number the part of each entry; ``None`` when there is but one."""
+    loss = problem.reference.loss.linked(problem.allowed)
+    structure = problem.structure.linked(problem.shape)
+    if loss is None or structure is None:
+        return None
+    component = _joined(loss.ravel().numpy(), structure.ravel().numpy())
+    return component if component.max(initial=0) > 0 else None
 
 
 def _joined(one: Labels, other: Labels) -> Labels:

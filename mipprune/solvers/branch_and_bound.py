@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.arrays import exact
 from ..core.certificate import Tangent, Tree
-from ..core.parts import parts_of
+from ..core.parts import largest_part, parts_of
 from ..core.problem import Problem
 from ..core.separable import Separable
 from ..core.solution import Solution, Stop
@@ -30,7 +30,8 @@ from .tree.search import Settings
 
 __all__ = ["BranchAndBound"]
 
-_LARGEST = 4096
+_LARGEST = 4096  # entries of one tree
+_MOST = 65_536  # entries of all parts
 
 
 @dataclass(eq=False)
@@ -239,7 +240,9 @@ class BranchAndBound:
         """See :class:`mipprune.Solver`."""
         if node_bound(problem) is not None:
             return None
-        largest = max((part.problem.size for part in parts_of(problem)), default=problem.size)
+        if problem.size > _MOST:
+            return f"{problem.size} entries; even part by part at most {_MOST} are searched (use a heuristic and certify)"
+        largest = problem.size if problem.size <= _LARGEST else largest_part(problem)
         if largest > _LARGEST:
             return f"{largest} entries; the tree is meant for at most {_LARGEST} (use a heuristic and certify)"
         return None
