@@ -241,7 +241,7 @@ class BranchAndBound:
         if node_bound(problem) is not None:
             return None
         if problem.size > _MOST:
-            return f"{problem.size} entries; even part by part at most {_MOST} are searched (use a heuristic and certify)"
+            return f"{problem.size} entries; even in parts at most {_MOST} are searched (use a heuristic and certify)"
         largest = problem.size if problem.size <= _LARGEST else largest_part(problem)
         if largest > _LARGEST:
             return f"{largest} entries; the tree is meant for at most {_LARGEST} (use a heuristic and certify)"
