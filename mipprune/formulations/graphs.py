@@ -44,7 +44,7 @@ def covariance_of(data: Any, *, standardize: bool = True) -> tuple[Tensor, Tenso
     mean = torch.stack([part.double().sum(dim=0) for part in data.split(_BLOCK)]).sum(dim=0) / n
     total = torch.zeros((p, p), dtype=torch.float64, device=data.device)
     for part in data.split(_BLOCK):
-        centred = part.double().sub_(mean)
+        centred = part.to(torch.float64, copy=True).sub_(mean)
         for first in range(0, p, _STRIP):  # the part on and below the diagonal
             last = min(first + _STRIP, p)
             total[first:last, :last].addmm_(centred[:, first:last].mT, centred[:, :last])

@@ -134,3 +134,10 @@ def test_pairs_are_numbered_as_torch_does() -> None:
         np.testing.assert_array_equal(rows[pattern.twin], pattern.indices)
         np.testing.assert_array_equal(pattern.indices[pattern.twin], rows)
     assert nodes_of(5) is None
+
+
+def test_data_handed_in_stay_as_they_are() -> None:
+    data = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5.0
+    before = data.clone()
+    covariance_of(data)
+    assert torch.equal(data, before)
