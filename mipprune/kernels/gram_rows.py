@@ -18,7 +18,8 @@ class GramRows:
 
     Parameters
     ----------
-    design : float64 Tensor, shape (n, p)
+    design : Tensor, shape (n, p)
+        In float64, or in float32 where rows that are twice as fast to read are accurate enough.
     room : int
         Rows held at most, >= 1.
     full : bool
@@ -28,6 +29,7 @@ class GramRows:
     def __init__(self, design: Tensor, *, room: int = 1024, full: bool = False) -> None:
         self.design, self.full = design, full
         size = design.shape[1]
+        self._coarse = design.dtype == torch.float32
         self.room = size if full else min(room, size)
         self.slot = np.full(size, -1, dtype=np.int64)
         self.used = 0
@@ -37,8 +39,17 @@ class GramRows:
             self.used = size
             self.diagonal = np.ascontiguousarray(np.diagonal(self.rows))
         else:
-            self.rows = np.empty((min(64, self.room), size))
-            self.diagonal = design.square().sum(dim=0).numpy()
+            self.rows = np.empty((min(64, self.room), size), dtype=np.float32 if self._coarse else np.float64)
+            self.diagonal = torch.linalg.vector_norm(design, dim=0).square().numpy()
+
+    @classmethod
+    def whole(cls, rows: Array, diagonal: Array) -> GramRows:
+        """Return the object for a matrix that is known already; its rows may be longer than there are columns."""
+        out = cls.__new__(cls)
+        out.room = out.used = len(diagonal)
+        out.full = True
+        out.rows, out.diagonal, out.slot = rows, diagonal, np.arange(len(diagonal))
+        return out
 
     def narrowed(self, columns: Array) -> GramRows:
         """Return the rows for some of the columns (ascending); what is there already is not formed again."""
@@ -69,7 +80,7 @@ class GramRows:
             self.used = 0
             wanted = entries
         while self.used + len(wanted) > len(self.rows):
-            grown = np.empty((min(2 * len(self.rows), self.room), self.rows.shape[1]))
+            grown = np.empty((min(2 * len(self.rows), self.room), self.rows.shape[1]), dtype=self.rows.dtype)
             grown[: self.used] = self.rows[: self.used]
             self.rows = grown
         new = self.design[:, torch.from_numpy(wanted)].mT @ self.design

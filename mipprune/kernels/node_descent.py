@@ -21,7 +21,7 @@ from .perspective import (
     share,
 )
 
-__all__ = ["correlations", "largest_sum", "relax", "tangent_bound"]
+__all__ = ["closeness", "correlations", "largest_sum", "relax", "tangent_bound"]
 
 _compiled = compiled_if_possible()
 _fast = compiled_if_possible(fastmath={"contract", "reassoc"})
@@ -30,16 +30,25 @@ _fast = compiled_if_possible(fastmath={"contract", "reassoc"})
 @_fast
 def correlations(rows, slot, b, shift, t, c):  # type: ignore[no-untyped-def]
     """Write ``b - (G - Diag(shift)) t`` into ``c``; return an entry whose row is missing, or -1."""
-    c[:] = b
-    for j in range(t.size):
+    size = t.size
+    inside = np.empty(size, np.int64)
+    count = 0
+    for j in range(size):
         if t[j] != 0.0:
             if slot[j] < 0:
                 return j
-            weight = t[j]
-            row = rows[slot[j]]
-            for i in range(t.size):
+            inside[count] = j
+            count += 1
+    for first in range(0, size, 1024):  # so that this part of c stays in the nearest cache
+        last = min(first + 1024, size)
+        c[first:last] = b[first:last]
+        for k in range(count):
+            weight = t[inside[k]]
+            row = rows[slot[inside[k]]]
+            for i in range(first, last):
                 c[i] -= weight * row[i]
-            c[j] += shift[j] * weight
+    for k in range(count):
+        c[inside[k]] += shift[inside[k]] * t[inside[k]]
     return -1
 
 
@@ -120,6 +129,17 @@ def tangent_bound(constant, b, c, t, fixed, l0, l2, lower, upper, left, gains, w
         return base - plain, 0.0, 0.0
     top, last, following = largest_sum(work, left, heap)
     return base - top, (last if left > 0 else math.inf), following
+
+
+@_compiled
+def closeness(c, fixed, l0, price, l2, lower, upper, out):  # type: ignore[no-untyped-def]
+    """Write how near each free entry at zero is to being worth a fraction: above 1 the relaxation wants it."""
+    for j in range(c.size):
+        out[j] = 0.0
+        if fixed[j] == 0:
+            _, up_slope, _, down_slope = envelope(l0[j] + price, l2[j], lower[j], upper[j])
+            slope, size = (up_slope, c[j]) if c[j] > 0.0 else (down_slope, -c[j])
+            out[j] = size / slope if slope > 0.0 else math.inf
 
 
 @_fast

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,40 +17,23 @@ from ...core.adapters import Sparse
 from ...core.problem import Problem
 from ...kernels.gram_rows import GramRows
 from ...losses.least_squares import LeastSquares
+from .columns import FULL, MEMORY, Columns
+from .live import Cell, Live, Solved
+from .probes import Prober
 from .strategy import Array, Node, Point, Relaxed
 
 __all__ = ["RegressionBound"]
 
-_FULL = 1536  # columns up to which X'X is formed at once
 _SPLIT = 0.75  # columns left, relative to the rows, from which on curvature of X'X is worth splitting off
 _WIDEST = 900
 _EXACT = 160  # support up to which second-order estimates use the whole inverse
 _FEWER = 0.75  # share of columns left since the last split that makes another one worth while
-_MEMORY = 1 << 28  # numbers of X'X held otherwise (2 GiB)
+_COARSE = 4096  # columns up to which X'X is formed at once in float32
 
 
 @dataclass(eq=False)
-class RegressionBound:
-    """Perspective relaxations by coordinate descent; the ridge, and curvature of X'X where few columns are left.
-
-    Parameters
-    ----------
-    loss : LeastSquares
-        In float64 on the CPU, on the columns that are left.
-    columns : int64 array, shape (size,)
-        Their numbers in the problem.
-    price, lower, upper : float64 array, shape (size,)
-    most : int
-        Largest number of kept entries.
-    """
-
-    loss: LeastSquares
-    columns: Array
-    price: Array
-    lower: Array
-    upper: Array
-    most: int
-    forced: Array | None = None
+class RegressionBound(Columns):
+    """Perspective relaxations by coordinate descent; the ridge, and curvature of X'X where few columns are left."""
 
     @classmethod
     def of(cls, problem: Problem) -> RegressionBound:
@@ -85,40 +68,20 @@ class RegressionBound:
             (finite | (torch.as_tensor(loss.ridge, dtype=torch.float64).cpu().expand(problem.size) > 0)).all()
         )
 
-    @cached_property
-    def _seen(self) -> set[tuple[bytes, bool]]:
-        """Supports from which local search has started already."""
-        return set()
+    @property
+    def wide(self) -> bool:
+        """Whether relaxations are solved on some of the columns and checked on all."""
+        return self.whole and len(self.columns) > FULL
 
     @cached_property
-    def gram(self) -> GramRows:
-        """Rows of X'X."""
-        size = len(self.columns)
-        return GramRows(self.loss.design, room=max(64, _MEMORY // max(size, 1)), full=size <= _FULL)
+    def live(self) -> Live:
+        """The columns near their thresholds."""
+        return Live(self)
 
     @cached_property
-    def ridge(self) -> Array:
-        """Curvature of the ridge."""
-        return np.array(torch.as_tensor(self.loss.ridge, dtype=torch.float64).cpu().numpy())
-
-    @cached_property
-    def pull(self) -> Array:
-        """X'y."""
-        return np.array((self.loss.design.mT @ self.loss.response).numpy())
-
-    @cached_property
-    def constant(self) -> float:
-        """``1/2 ||y||^2``."""
-        return 0.5 * float(self.loss.response.square().sum())
-
-    @cached_property
-    def local(self) -> Array:
-        """Where a column of the problem stands here, -1 for one that is gone."""
-        return np.searchsorted(self.columns, np.arange(int(self.columns.max(initial=-1)) + 1))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is sent to another process: the data, not what is derived from them."""
-        return {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
+    def prober(self) -> Prober:
+        """What tightens intervals."""
+        return Prober()
 
     def root(self) -> Node:
         """See :class:`NodeBound`."""
@@ -126,68 +89,105 @@ class RegressionBound:
         empty = (np.zeros(0, dtype=np.int64), np.zeros(0))
         return Node(0, np.zeros(size, dtype=np.int8), self.lower.copy(), self.upper.copy(), None, empty, -math.inf, 0)
 
-    def dense(self, point: Point) -> Array:
-        """Return a sparse point of the problem as a dense one here; what lies outside is dropped."""
-        out = np.zeros(len(self.columns))
-        entries, values = point
-        place = np.searchsorted(self.columns, entries)
-        inside = place < len(self.columns)
-        inside[inside] = self.columns[place[inside]] == entries[inside]
-        out[place[inside]] = values[inside]
-        return out
-
-    def sparse(self, dense: Array) -> Point:
-        """Return a dense point as a sparse one of the problem."""
-        entries = np.flatnonzero(dense)
-        return self.columns[entries], dense[entries].copy()
+    def cell(self, node: Node) -> Cell:
+        """Return a node's cell in the terms of the kernels."""
+        fixed, left = node.fixed, self.most - int((node.fixed > 0).sum())
+        if left <= 0:
+            fixed = np.where(fixed > 0, fixed, -1).astype(np.int8)
+        shift = np.zeros(len(self.columns))
+        if node.split is not None:
+            shift = np.where(node.fixed >= 0, self.dense(node.split) - self.ridge, 0.0)
+        return Cell(fixed, shift, 0.5 * (self.ridge + shift), node.lower, node.upper, left)
 
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
         """See :class:`NodeBound`."""
-        from ...kernels.node_descent import relax, tangent_bound
+        cell, t = self.cell(node), self.dense(node.start)
+        t[cell.fixed < 0] = 0.0
+        solver = self.live if self.wide else self
+        solved = solver.solve(cell, t, self.last_price, cutoff, accuracy, stop)
+        self.last_price = solved.price if cell.left < len(t) else 0.0
+        return [self.relaxed_of(node, cell, solved)]
 
-        gram, size = self.gram, len(self.columns)
-        fixed = node.fixed
-        left = self.most - int((fixed > 0).sum())
-        if left <= 0:
-            fixed = np.where(fixed > 0, fixed, -1).astype(np.int8)
-        shift = np.zeros(size)
-        if node.split is not None:
-            shift = np.where(node.fixed >= 0, self.dense(node.split) - self.ridge, 0.0)
-        l2 = 0.5 * (self.ridge + shift)
-        t = self.dense(node.start)
-        t[fixed < 0] = 0.0
+    def relaxed_of(self, node: Node, cell: Cell, solved: Solved) -> Relaxed:
+        """Return a solved cell of a node in the terms of the search."""
+        shares = self._shares(solved.t, cell.fixed, self.price + solved.price, cell.l2, node)
+        return Relaxed(
+            self.sparse(solved.t), solved.bound, solved.gains, solved.last, solved.following, -solved.c,
+            2.0 * cell.l2, solved.t, shares, solved.value, node.split,
+        )  # fmt: skip
+
+    def solve(
+        self, cell: Cell, t: Array, price: float, cutoff: float, accuracy: float, stop: Callable[[], bool]
+    ) -> Solved:
+        """Return the tangent of a cell, from rows of X'X."""
+        from ...kernels.node_descent import relax
+
+        gram, size, fixed = self.gram, len(self.columns), cell.fixed
+        t = t.copy()
         support = np.flatnonzero((t != 0) & (fixed == 0))
         spare = max(gram.room - int((fixed > 0).sum()), 0)
         if len(support) > spare:  # no room for the rows of all of them: start from the largest
             t[support[np.argsort(-np.abs(t[support]))[spare:]]] = 0.0
         gram.ensure(np.flatnonzero((t != 0) | (fixed > 0)))
         c, gains, best = np.empty(size), np.empty(size), np.empty(size)
-        price = self._last_price
         while True:
             missing, bound, value, price, last, following = relax(
-                gram.rows, gram.slot, self.pull, shift, self.constant, fixed, self.price, l2, node.lower, node.upper,
-                left, price, t, c, gains, best, cutoff, accuracy, 60,
+                gram.rows, gram.slot, self.pull, cell.shift, self.constant, fixed, self.price, cell.l2, cell.lower,
+                cell.upper, cell.left, price, t, c, gains, best, cutoff, accuracy, 60,
             )  # fmt: skip
             if missing < 0:
-                break
+                return Solved(t, c, gains, bound, value, price, last, following)
             wanted = np.union1d(np.flatnonzero(np.isinf(gains)), [missing]) if bound > -math.inf else [missing]
             needed = np.union1d(wanted, np.flatnonzero((t != 0) | (fixed > 0)))
             if stop() or len(needed) > gram.room:  # any point proves something: take the one at hand
-                residual = self.loss.response - self.loss.design @ torch.from_numpy(t)
-                c = (self.loss.design.mT @ residual).numpy() + shift * t
-                bound, last, following = tangent_bound(
-                    self.constant, self.pull, c, t, fixed, self.price, l2, node.lower, node.upper, left, gains, best,
-                    np.empty(max(left, 0) + 2),
-                )  # fmt: skip
-                value = bound
-                break
+                return self.tangent(cell, t, price)
             gram.ensure(needed)
-        self._last_price = price if left < size else 0.0
-        shares = self._shares(t, fixed, self.price + price, l2, node)
-        split = node.split
-        return [Relaxed(self.sparse(t), bound, gains, last, following, -c, 2.0 * l2, t, shares, value, split)]
 
-    _last_price: float = 0.0
+    def tangent(self, cell: Cell, t: Array, price: float) -> Solved:
+        """Return the tangent at a point, from one product with X'."""
+        ((t, c),) = self.slopes_at(cell, [self.sparse(t)])
+        return self.bounded(cell, t, c, price)
+
+    def slopes_at(self, cell: Cell, points: list[Point]) -> list[tuple[Array, Array]]:
+        """Return points of the problem as dense ones here, each with the slope of its tangent; one product with X'."""
+        dense = np.stack([self.dense(point) for point in points])
+        used = np.flatnonzero(dense.any(axis=0))
+        fitted = torch.from_numpy(dense[:, used]) @ self.rows_of[torch.from_numpy(used)]
+        slopes = ((self.loss.response - fitted) @ self.loss.design).numpy() + cell.shift * dense
+        return list(zip(dense, slopes, strict=True))
+
+    def bounded(self, cell: Cell, t: Array, c: Array, price: float) -> Solved:
+        """Return the tangent at a point in a cell, its slope being known."""
+        from ...kernels.node_descent import tangent_bound
+
+        gains, work = np.empty(len(t)), np.empty(len(t))
+        bound, last, following = tangent_bound(
+            self.constant, self.pull, c, t, cell.fixed, self.price, cell.l2, cell.lower, cell.upper, cell.left, gains,
+            work, np.empty(max(cell.left, 0) + 2),
+        )  # fmt: skip
+        return Solved(t, c, gains, bound, bound, price, last, following)
+
+    def probes(self, node: Node, relaxed: Relaxed, cutoff: float, stop: Callable[[], bool]) -> Iterator[Relaxed]:
+        """See :class:`~mipprune.solvers.tree.strategy.Probing`."""
+        if self.prober.worthwhile(self, node, relaxed, cutoff):
+            yield from self.prober.run(self, node, relaxed, cutoff, stop)
+
+    @cached_property
+    def coarse(self) -> RegressionBound:
+        """The strategy with rows of X'X in float32 where they are wide: for points, never for bounds."""
+        if not self.wide:
+            return self
+        out = replace(self, whole=False)
+        design = self.loss.design.float()
+        vars(out).update(
+            gram=GramRows(design, room=max(64, MEMORY // max(len(self.columns), 1)), full=len(self.columns) <= _COARSE),
+            pull=self.pull,
+            ridge=self.ridge,
+            constant=self.constant,
+        )
+        return out
+
+    last_price: float = 0.0
 
     def _shares(self, t: Array, fixed: Array, l0: Array, l2: Array, node: Node) -> Array:
         shares = np.where(fixed > 0, 1.0, 0.0)
@@ -212,10 +212,7 @@ class RegressionBound:
         if not free.any() or len(alive) > widest:
             return None
         node.tried = len(alive)
-        if len(alive) > self.gram.room:
-            return None
-        self.gram.ensure(alive)
-        matrix = self.gram.rows[self.gram.slot[alive]][:, alive]
+        matrix = self.products(alive)
         rest = matrix[np.ix_(free, free)]
         if not free.all():
             kept = matrix[np.ix_(~free, ~free)] + np.diag(1e-10 * np.diagonal(matrix)[~free] + 1e-300)
@@ -247,10 +244,31 @@ class RegressionBound:
             return down, up
         l2 = 0.5 * relaxed.curvature[inside]
         shift = relaxed.curvature[inside] - self.ridge[inside]
-        known = len(inside) <= self.gram.room
-        if known:
-            self.gram.ensure(inside)
-        matrix = self.gram.rows[self.gram.slot[inside]][:, inside] if known else np.diag(self.gram.diagonal[inside])
+        matrix = self.products(inside) if len(inside) <= _WIDEST else np.diag(self.gram.diagonal[inside])
+        share = relaxed.shares[inside]
+        bent = np.where(share >= 1.0, 2.0 * l2, 0.0)
+        matrix[np.diag_indices(len(inside))] += bent - shift
+        matrix[np.diag_indices(len(inside))] += 1e-9 * np.abs(matrix.diagonal()) + 1e-300
+        stiff = np.abs(matrix.diagonal())
+        if len(inside) <= _EXACT:
+            with contextlib.suppress(np.linalg.LinAlgError):
+                stiff = 1.0 / np.diagonal(np.linalg.inv(matrix))
+        stiff = np.maximum(stiff, 0.0)
+        t, slope = np.abs(relaxed.primal[inside]), np.abs(relaxed.linear[inside])
+        gain = relaxed.gains[inside]
+        down[inside] = np.where(free, 0.5 * stiff * t * t + np.maximum(gain, 0.0), 0.0)
+        # Kept, the entry pays its price and parabola instead of the line from 0 that touches them at ``point``, and
+        # moves against the stiffness of the others.
+        point = t / np.maximum(share, 1e-300)
+        moved = (slope + stiff * t) / np.maximum(stiff + 2 * l2, 1e-300)
+        positive = relaxed.primal[inside] > 0
+        moved = np.minimum(moved, np.where(positive, node.upper[inside], -node.lower[inside]))
+        paid = point * (slope - l2 * point) + l2 * moved**2 - slope * moved + 0.5 * stiff * (moved - t) ** 2
+        up[inside] = np.where(free, np.maximum(paid, 0.0), 0.0)
+        return down, up
+        l2 = 0.5 * relaxed.curvature[inside]
+        shift = relaxed.curvature[inside] - self.ridge[inside]
+        matrix = self.products(inside) if len(inside) <= _WIDEST else np.diag(self.gram.diagonal[inside])
         share = relaxed.shares[inside]
         bent = np.where(share >= 1.0, 2.0 * l2, 0.0)
         matrix[np.diag_indices(len(inside))] += bent - shift
@@ -267,81 +285,45 @@ class RegressionBound:
         up[inside] = np.where(free, l0 * (1 - share) ** 2 * stiff / np.maximum(stiff + 2 * l2, 1e-300), 0.0)
         return down, up
 
-    def incumbents(self, node: Node, relaxed: Relaxed, effort: int) -> list[tuple[float, Point]]:
-        """See :class:`NodeBound`."""
-        size = len(self.columns)
-        starts: list[tuple[Array, int]] = []
-        order = np.argsort(-relaxed.shares, kind="stable")
-        kept = order[: min(self.most, int((relaxed.shares[order] > 0).sum()))]
-        half = kept[relaxed.shares[kept] > 0.5]
-        if effort == 2:
-            starts.append((kept[: self.most], size))
-            starts.append((np.zeros(0, dtype=np.int64), size))
-        starts.append((half, size if effort else 0))
-        starts.append((np.flatnonzero(node.fixed > 0)[: self.most], 0))
-        found = []
-        for support, swaps in starts:
-            key = (self.columns[support].tobytes(), swaps > 0)
-            if key in self._seen:
-                continue
-            self._seen.add(key)
-            t = np.zeros(size)
-            t[support] = relaxed.primal[support]
-            t[support[t[support] == 0]] = 1e-12
-            found.append(self.improved(t, swaps))
-        return found
-
-    def improved_from(self, point: Point) -> list[tuple[float, Point]]:
-        """See :class:`NodeBound`."""
-        return [self.improved(self.dense(point), len(self.columns))]
-
-    def improved(self, t: Array, swaps: int) -> tuple[float, Point]:
-        """Return a local optimum from a start, with its value."""
-        from ...kernels.support_search import improve
-
-        gram, size = self.gram, len(self.columns)
-        support = np.flatnonzero(t)
-        t[support[np.argsort(-np.abs(t[support]))[gram.room :]]] = 0.0
-        gram.ensure(np.flatnonzero(t))
-        c, allowed = np.empty(size), np.ones(size, dtype=np.bool_)
-        while True:
-            missing, _ = improve(
-                gram.rows, gram.slot, self.pull, gram.diagonal, self.constant, self.price, 0.5 * self.ridge,
-                self.lower, self.upper, allowed, self.most, t, c, swaps,
-            )  # fmt: skip
-            if missing < 0:
-                break
-            needed = np.union1d([missing], np.flatnonzero(t))
-            if len(needed) > gram.room:
-                break
-            gram.ensure(needed)
-        point = self.sparse(t)
-        return self.value(point), point
-
-    def value(self, point: Point) -> float:
-        """Return the objective at a sparse point."""
-        dense = self.dense(point)
-        inside = np.flatnonzero(dense)
-        residual = self.loss.response - self.loss.design[:, torch.from_numpy(inside)] @ torch.from_numpy(dense[inside])
-        smooth = 0.5 * float(residual.square().sum()) + 0.5 * float(self.ridge[inside] @ dense[inside] ** 2)
-        return smooth + float(self.price[inside].sum())
-
     def renewed(self) -> RegressionBound:
         """See :class:`NodeBound`; X'X stays where it was formed as a whole, at once."""
         out = copy(self)  # the data alone, see __getstate__
-        out._last_price = 0.0
-        if "gram" in vars(self) and self.gram.full:
-            vars(out)["gram"] = self.gram
+        out.last_price = 0.0
+        for name in ("gram", "rows_of"):
+            if name in vars(self) and (name != "gram" or self.gram.full):
+                vars(out)[name] = vars(self)[name]
         return out
 
     def narrowed(self, fixed: Array) -> RegressionBound:
         """See :class:`NodeBound`."""
         left = np.flatnonzero(fixed >= 0)
-        loss = self.loss.narrow(torch.from_numpy(left))
-        out = RegressionBound(
-            loss, self.columns[left], self.price[left], self.lower[left], self.upper[left], min(self.most, len(left))
-        )
-        out._last_price, out._seen = self._last_price, self._seen
-        if len(self.columns) > _FULL or "gram" in vars(self):
+        out = replace(self.subset(left), whole=self.whole)
+        out.last_price, out._seen = self.last_price, self._seen
+        vars(out)["prober"] = self.prober
+        if out.wide:
+            vars(out)["gram"] = self.gram.narrowed(left)
+            if "live" in vars(self):
+                vars(out)["live"] = self.live.narrowed(out, left)
+        elif not self.wide:
             vars(out)["gram"] = self.gram.narrowed(left)
         return out
+
+    def subset(self, places: Array) -> RegressionBound:
+        """Return the strategy on some of the columns, the others being zero."""
+        loss = LeastSquares(
+            self.rows_of[torch.from_numpy(places)].mT, self.loss.response, torch.from_numpy(self.ridge[places])
+        )
+        sides = self.price[places], self.lower[places], self.upper[places]
+        return RegressionBound(loss, self.columns[places], *sides, min(self.most, len(places)), whole=False)
+
+    def products(self, inside: Array) -> Array:
+        """Return X'X for some columns, a fresh array."""
+        if self.wide:
+            place = self.live.where[inside]
+            if (place >= 0).all():
+                return self.live.inner.products(place)
+        if self.wide or len(inside) > self.gram.room:
+            part = self.rows_of[torch.from_numpy(inside)]
+            return np.array((part @ part.mT).numpy())
+        self.gram.ensure(inside)
+        return self.gram.rows[self.gram.slot[inside]][:, inside]

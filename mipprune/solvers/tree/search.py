@@ -14,7 +14,7 @@ from ...core.solver import Watch
 from .experience import Experience
 from .ledger import Ledger
 from .steps import discard
-from .strategy import Node, NodeBound, Point, Relaxed
+from .strategy import Node, NodeBound, Point, Probing, Relaxed
 from .universes import Universes
 
 __all__ = ["Search", "Settings"]
@@ -51,6 +51,8 @@ class Search:
     value: float = math.inf
     point: Point = (np.zeros(0, dtype=np.int64), np.zeros(0))
     evaluated: int = 0
+    probed: int = 0
+    """tangents made for parts of nodes"""
     closed: float = math.inf
     heap: list[tuple[float, int]] = field(default_factory=list)
     base: Node | None = None
@@ -214,13 +216,19 @@ class Search:
                 if bound >= self.cutoff:
                     self.closed = min(self.closed, bound)
                     return []
+            probed = self._probe(number, node, found[-1], bound, strategy)
+            if probed is not None:
+                return self._opened(universe, probed[0], probed[1])
             split = strategy.sharpened(node)
             if split is None:
                 break
             number, stored = self._below(number, node), False
             self.ledger.split.data[number] = self.ledger.add_split(number, *split)
             node.split = split
-        children = self._branch(number, node, found[-1], bound, strategy)
+        return self._opened(universe, node, self._branch(number, node, found[-1], bound, strategy))
+
+    def _opened(self, universe: int, node: Node, children: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        """Give open nodes the copy of the strategy that fits the state above them."""
         if children:
             self.ledger.universe.data[[child for _, child in children]] = self.universes.below(universe, node.fixed)
         return children
@@ -245,6 +253,31 @@ class Search:
         self.closed = min(self.closed, least)
         after.start, after.split = relaxed.point, relaxed.split or node.split
         return after
+
+    def _probe(
+        self, number: int, node: Node, relaxed: Relaxed, bound: float, strategy: NodeBound
+    ) -> tuple[Node, list[tuple[float, int]]] | None:
+        """Take the tangents made for parts of a node, each in a node of its own; the last goes on with the first's.
+
+        Returns the state after them and the node that is open, if any; ``None`` when there was no such tangent.
+        """
+        ledger, own, made = self.ledger, int(self.ledger.tangent.data[number]), 0
+        if not self.settings.intervals or relaxed.bound < bound or not isinstance(strategy, Probing):
+            return None
+        for part in strategy.probes(node, relaxed, self.cutoff, self.stopping):
+            number = self._below(number, node)
+            node = self._take(number, node, part, strategy)
+            made += 1
+            if part.bound >= self.cutoff:
+                self.probed += made
+                self.closed = min(self.closed, part.bound)
+                return node, []
+        if not made:
+            return None
+        self.probed += made
+        number = self._below(number, node)
+        ledger.tangent.data[number] = own
+        return node, [(bound, number)]
 
     def _below(self, number: int, node: Node) -> int:
         """Let a node go on without branching."""

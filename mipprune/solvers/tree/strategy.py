@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Array", "Node", "NodeBound", "Point", "Relaxed"]
+__all__ = ["Array", "Node", "NodeBound", "Point", "Probing", "Relaxed"]
 
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
@@ -105,3 +105,15 @@ class NodeBound(Protocol):
 
     def renewed(self) -> NodeBound:
         """Return the strategy as it was before its first node; what follows from the data alone may stay."""
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A strategy that has tangents made for parts of a node, to discard them."""
+
+    def probes(self, node: Node, relaxed: Relaxed, cutoff: float, stop: Callable[[], bool]) -> Iterator[Relaxed]:
+        """Yield tangents for a node that is not closed, as long as they pay; their own bounds may be poor.
+
+        Each is evaluated in the node with the steps of those before it (:func:`~mipprune.solvers.tree.steps.discard`,
+        intervals included). After the last one the node is evaluated again, unless there was none.
+        """
