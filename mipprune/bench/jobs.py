@@ -41,7 +41,9 @@ class Job:
     memory_gib : float
         Resident memory at which the run is ended.
     data : str, optional
-        Folder of real data. It is not part of the key: a fingerprint of the instance is in the record.
+        Folder of real data. It is not part of the key, which has a digest of the file instead.
+    digest : str
+        Of the file that the instance is made of, empty for any other instance.
     """
 
     family: str
@@ -53,11 +55,14 @@ class Job:
     threads: int = 1
     memory_gib: float = 16.0
     data: str | None = field(default=None, compare=False)
+    digest: str = ""
 
     @property
     def key(self) -> str:
         """Digest of everything that decides what is run."""
         described = {name: value for name, value in asdict(self).items() if name != "data"}
+        if not self.digest:  # keys of other instances stay what they were
+            del described["digest"]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]
 
     @property
@@ -181,6 +186,7 @@ def expand(
             [] if solvers else list(family.solvers)
         )
         for parameters in instances[family.name]:
+            digest = families.digest(data, str(parameters.get("source", "")))
             for seed in range(seeds):
                 jobs += [
                     Job(
@@ -193,6 +199,7 @@ def expand(
                         threads=threads,
                         memory_gib=memory_gib,
                         data=None if data is None else str(data),
+                        digest=digest,
                     )
                     for name in names
                 ]

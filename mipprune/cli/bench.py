@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def certify(family: str, solvers: str, suite_name: str, sizes: tuple[float, ...]
     names = [name if name.startswith(CERTIFIED) else CERTIFIED + name for name in _names(solvers)]
     jobs = _jobs(f"{family}:{suite_name}", names, options)
     size = suite.families.find(family).size
-    jobs = [job for job in jobs if not sizes or float(job.parameters[size]) in sizes]
+    jobs = [job for job in jobs if not sizes or float(job.parameters.get(size, math.nan)) in sizes]
     if not jobs:
         raise InvalidProblem(f"{family}:{suite_name} has no instance with {size} in {', '.join(map(str, sizes))}")
     records = _perform(jobs, out, options)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_state
 
-from mipprune.bench import Store, expand, families
+from mipprune.bench import Job, Store, expand, families
 from mipprune.bench.families.stored import read
 from mipprune.bench.families.trained import NETWORKS, MLPNet, ResNet20, layer_costs, trained_layer
 from mipprune.bench.layout import instances
@@ -117,6 +117,19 @@ def test_multiply_adds_and_second_moments_of_convolutions(tmp_path: Path) -> Non
     center = x.reshape(-1, 3).T @ x.reshape(-1, 3)  # the middle of the kernel sees every pixel once
     middle = [9 * channel + 4 for channel in range(3)]
     assert weight.shape == (16, 27) and np.allclose(gram[middle][:, middle], center, rtol=1e-4)
+
+
+def test_a_file_that_changed_is_another_job_and_other_jobs_keep_their_keys(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    keys = []
+    for seed in (0, 0, 1):
+        rng = np.random.default_rng(seed)
+        np.savez(tmp_path / "rules" / "r.npz", rules=np.eye(6, dtype=np.uint8), y=rng.standard_normal(6))
+        jobs = expand("rule_selection:real", solvers=["tree"], data=tmp_path)
+        keys.append({job.instance: job.key for job in jobs})
+    changed = {name for name in keys[0] if keys[0][name] != keys[2][name]}
+    assert keys[0] == keys[1] and changed == {name for name in keys[0] if "rules/r.npz" in name}
+    assert Job("layerwise", {"inputs": 8}, 0, "tree").key == "5092c39aef2092b33ada"
 
 
 def test_mistakes_about_folders_and_files_are_answered_in_a_sentence(folder: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from .graphical_models import GRAPHICAL_MODELS
 from .layerwise import LAYERWISE
 from .rule_selection import RULE_SELECTION
 from .sparse_regression import SPARSE_REGRESSION
+from .stored import digest
 from .transposable_masks import TRANSPOSABLE_MASKS
 
-__all__ = ["ALL", "REAL", "Family", "find", "label", "suite"]
+__all__ = ["ALL", "REAL", "Family", "digest", "find", "label", "suite"]
 
 ALL = (LAYERWISE, TRANSPOSABLE_MASKS, FLOP_SELECTION, SPARSE_REGRESSION, GRAPHICAL_MODELS, RULE_SELECTION)
 """Every family, in the order of reports."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from ...errors import InvalidProblem
 
-__all__ = ["files", "located", "read"]
+__all__ = ["digest", "files", "located", "read"]
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +48,15 @@ def located(data: Path | None, source: str) -> Path:
     if not path.is_file():
         raise InvalidProblem(f"there is no file {source!r} in the folder {str(data)!r} given by --data")
     return path
+
+
+def digest(data: Path | None, source: str) -> str:
+    """Return a digest of the file of an instance, empty where its source is no file of that folder."""
+    path = None if data is None or not source else data / source
+    if path is None or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
 
 
 def read(path: Path, *names: str) -> dict[str, Array]:

@@ -119,7 +119,9 @@ class _Peer:
     received: bytearray = field(default_factory=bytearray)
 
     def start(self) -> None:
-        """Start the process if it is not running; ``broken`` then says whether the package can be imported."""
+        """Start the process if it is not running; ``broken`` says why that is in vain."""
+        if self.broken:
+            return
         if self.process is not None and self.process.poll() is None:
             return
         self.close()
