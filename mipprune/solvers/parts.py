@@ -16,9 +16,13 @@ from ..core.parts import Part, Parts, added_up
 from ..core.problem import Problem
 from ..core.solution import Solution, Stats, Stop
 from ..core.solver import Budget, Progress, Solver, Watch
+from .bounds.relaxation import best_tangent
+from .layers.local_search import LocalSearch
 
 __all__ = ["solve_parts"]
 
+_FIRST = 0.1  # share of the time for a first point, and for a first bound
+_SPLITS, _ITERATIONS = 4, 20  # of the relaxation of the whole
 _LONGER = 2.0  # how many times the seconds of its last search a part must be given to be searched again
 
 
@@ -43,8 +47,7 @@ def solve_parts(
         All of ``parts_of(problem)``.
     budget : Budget, optional
         Time is shared out equally; what a part leaves goes to those after it, and what is left in the end to parts
-        that are still open. Parts that time or an interrupt leave out get the bound of one tangent, so that the whole
-        has a bound in any case.
+        that are still open. Parts that time or an interrupt leave out keep the bound of the relaxation of the whole.
     start : Tensor, optional
         Of the shape of the problem.
     progress : callable, optional
@@ -54,8 +57,9 @@ def solve_parts(
     """
     watch = Watch(budget, progress)
     work = problem.reference
-    point = work.repair(work.loss.start() if start is None else exact(start)).ravel().clone()
+    point = _first_point(work, start, watch).ravel().clone()
     starts = [point[part.entries].reshape(part.problem.shape) for part in parts]
+    whole = _whole_tangent(work, point.reshape(work.shape), watch)
     if executor is None:
         answers = _in_turn(solver, parts, starts, watch)
     else:
@@ -74,31 +78,62 @@ def solve_parts(
                 break
     except KeyboardInterrupt:
         stop = Stop.USER
-    whole = None if any(solution.point is None for solution in found.values()) else point.reshape(problem.shape)
-    certificate, bound = _proven(parts, starts, found)
+    missing = any(solution.point is None for solution in found.values())
+    joined = None if missing else point.reshape(problem.shape)
+    certificate, bound = _proven(parts, whole, found)
     return Solution.of(
         problem,
-        whole,
+        joined,
         stop=stop or _reason(parts, found),
         certificate=certificate,
         bound=bound,
-        tolerance=watch.budget.tolerance(math.inf if whole is None else work.value(whole)),
+        tolerance=watch.budget.tolerance(math.inf if joined is None else work.value(joined)),
         stats=_stats(found, watch),
         solver=solver.name,
         infeasible=bound == math.inf,
     )
 
 
-def _proven(parts: Sequence[Part], starts: Sequence[Tensor], found: Mapping[int, Solution]) -> tuple[Parts, float]:
-    """The certificates of the parts that were solved, and one tangent for each of the others."""
+def _first_point(problem: Problem, start: Tensor | None, watch: Watch) -> Tensor:
+    """A member of S: the start repaired, or for layers what exchanges within rows make of the point of ALPS."""
+    search = LocalSearch()
+    if start is None and search.rejects(problem) is None:
+        seconds = None if watch.budget.seconds is None else max(_FIRST * watch.remaining, 1e-3)
+        point = search.solve(problem, budget=Budget(seconds=seconds)).point
+        if point is not None:
+            return point
+    return problem.repair(problem.loss.start() if start is None else exact(start))
+
+
+def _whole_tangent(problem: Problem, point: Tensor, watch: Watch) -> Tangent:
+    """The relaxation of the whole, quick for all parts together; without a limit every part is solved anyway."""
+    if watch.budget.seconds is None:
+        return Tangent(point)
+    limit = Watch(Budget(seconds=max(_FIRST * watch.remaining, 1e-3)))
+    return best_tangent(problem, point, splits=_SPLITS, iterations=_ITERATIONS, watch=limit).tangent
+
+
+def _proven(parts: Sequence[Part], whole: Tangent, found: Mapping[int, Solution]) -> tuple[Parts, float]:
+    """For each part what its search proved, or its piece of the tangent of the whole where that proves more."""
     proofs: list[tuple[Certificate, float]] = []
-    for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
+    for number, part in enumerate(parts):
         solution = found.get(number)
-        if solution is None or solution.certificate is None or solution.bound is None:
-            proofs.append(Tangent.bounded(part.problem, start))
-        else:
-            proofs.append((solution.certificate, solution.bound))
+        candidates: list[tuple[Certificate, float]] = []
+        if solution is not None and solution.certificate is not None and solution.bound is not None:
+            candidates.append((solution.certificate, solution.bound))
+        if not candidates or solution is None or solution.stop is not Stop.GAP:
+            candidates.append(Tangent.bounded(part.problem, *_piece(whole, part)))
+        proofs.append(max(candidates, key=lambda proof: proof[1]))
     return Parts(tuple(certificate for certificate, _ in proofs)), added_up([bound for _, bound in proofs])
+
+
+def _piece(whole: Tangent, part: Part) -> tuple[Tensor, Tensor | None]:
+    """Point and split of a tangent on one part."""
+
+    def on(values: Tensor) -> Tensor:
+        return values.expand(whole.point.shape).reshape(-1)[part.entries].reshape(part.problem.shape)
+
+    return on(whole.point), None if whole.split is None else on(whole.split)
 
 
 def _reason(parts: Sequence[Part], found: Mapping[int, Solution]) -> Stop:
