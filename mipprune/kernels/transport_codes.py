@@ -14,8 +14,9 @@ __all__ = ["BITS", "LOWEST", "Codes", "encode", "noise", "to_integers", "to_pote
 
 BITS = 27
 """scores of a block take values in [0, 2^27), so that sums of four of them fit into 32 bits"""
-LOWEST = -90
-"""scores of a block are told apart in steps of at least 2^(LOWEST - BITS)"""
+LOWEST = -148
+"""scores of a block are told apart in steps of at least 2^(LOWEST + 1 - BITS), which is next to nothing"""
+_WIDEST = 100  # exponent of a factor that is one number
 _NOISE_BITS = 7
 
 
@@ -64,9 +65,11 @@ def encode(scores: Tensor, at_most: bool) -> Codes:
     half = 0.5 * scores.flatten(1)  # differences of halves do not overflow
     top = half.amax(dim=1, keepdim=True)
     base = torch.zeros_like(top) if at_most else half.amin(dim=1, keepdim=True)
-    exponent = torch.frexp((top - base).clamp_min(0.0)).exponent.clamp_min(LOWEST)
-    factor = torch.ldexp(torch.ones_like(base), BITS - exponent)
-    values = ((half - base) * factor).to(torch.int32).reshape(scores.shape)
+    reach = (top - base).clamp_min(0.0)
+    exponent = torch.where(reach > 0.0, torch.frexp(reach).exponent.clamp_min(LOWEST), LOWEST)
+    shift, one = BITS - exponent, torch.ones_like(base)
+    factors = torch.ldexp(one, shift.clamp_max(_WIDEST)), torch.ldexp(one, (shift - _WIDEST).clamp_min(0))
+    values = ((half - base) * factors[0] * factors[1]).to(torch.int32).reshape(scores.shape)
     low = (1 << _NOISE_BITS) - 1
     codes = (values & ~low) | noise(scores.shape[-1], scores.device)
     unit = torch.ldexp(torch.ones_like(base, dtype=torch.float64), exponent + 1 - BITS)
@@ -87,7 +90,7 @@ def _encode_compiled(scores: Tensor, at_most: bool, scale: float) -> Codes:
     codes, factors = torch.empty(scores.shape, dtype=torch.int32), torch.empty(2, len(scores), 1, dtype=torch.float64)
     tables = noise(size, scores.device).flatten().numpy(), _circulant(size, scores.device).flatten().numpy()
     arrays = scores.contiguous().flatten(1).numpy(), *tables, codes.flatten(1).numpy(), *factors.flatten(1).numpy()
-    encode(*arrays[:3], at_most, BITS, LOWEST, (1 << _NOISE_BITS) - 1, *arrays[3:])
+    encode(*arrays[:3], at_most, BITS, LOWEST, _WIDEST, (1 << _NOISE_BITS) - 1, *arrays[3:])
     return Codes(codes, factors[0] / scale, factors[1] / scale)
 
 

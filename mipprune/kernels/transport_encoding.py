@@ -17,7 +17,7 @@ _compile = compiled_if_possible()
 
 
 @_compile
-def encode(scores, noise, circulant, at_most, bits, lowest, low, codes, base, unit):  # type: ignore[no-untyped-def]  # pragma: no cover
+def encode(scores, noise, circulant, at_most, bits, lowest, widest, low, codes, base, unit):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bring blocks (blocks, entries), float32, into fixed point; see :func:`.transport_codes.encode`."""
     half = np.float32(0.5)
     for b in range(scores.shape[0]):
@@ -28,8 +28,9 @@ def encode(scores, noise, circulant, at_most, bits, lowest, low, codes, base, un
             top, bottom = x if x > top else top, x if x < bottom else bottom
         if at_most:
             bottom = np.float32(0.0)
-        exponent = max(math.frexp(max(top - bottom, np.float32(0.0)))[1], lowest)
-        factor = np.float32(2.0 ** (bits - exponent))
+        exponent = max(math.frexp(top - bottom)[1], lowest) if top > bottom else lowest
+        shift = bits - exponent
+        factor, more = np.float32(2.0 ** min(shift, widest)), np.float32(2.0 ** max(shift - widest, 0))
         base[b], unit[b] = 2.0 * np.float64(bottom), 2.0 ** (exponent + 1 - bits)
         if not at_most and top == bottom:
             unit[b] = 0.0
@@ -37,7 +38,7 @@ def encode(scores, noise, circulant, at_most, bits, lowest, low, codes, base, un
                 out[k] = circulant[k]
             continue
         for k in range(len(entries)):
-            code = np.int32((half * entries[k] - bottom) * factor) & ~low | noise[k]
+            code = np.int32((half * entries[k] - bottom) * factor * more) & ~low | noise[k]
             out[k] = 0 if at_most and not entries[k] > np.float32(0.0) else code
 
 

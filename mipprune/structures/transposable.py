@@ -161,6 +161,8 @@ class TransposableNofM(Supports):
         """
         limit = {} if sweeps is None else {"sweeps": sweeps}
         scores = self.blocks(self._finite(gain))
+        if scores.dtype not in (torch.float32, torch.float64):  # no narrow number is lost in a wide one
+            scores = scores.float() if scores.is_floating_point() else scores.double()
         fixed = self._signs(gain.device)
         return solve_blocks(
             scores, self.n, at_most=self.at_most, fixed=fixed, start=start, exact=repair or fixed is not None, **limit

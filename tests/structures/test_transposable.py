@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import mipprune as mp
@@ -175,6 +178,58 @@ def test_warm_started_projections(sense: str) -> None:
         warm, cold = keep(gain), family.keep(gain)
         assert float(gain[warm].double().sum()) == pytest.approx(float(gain[cold].double().sum()), rel=1e-9)
     assert keep(torch.ones(16, 16)).shape == (16, 16)  # another shape starts anew
+
+
+def scores_at_random(rng: np.random.Generator, shape: tuple[int, int]) -> Tensor:
+    """Scores with and without ties, of any magnitude a number can have and of any dtype."""
+    normal = rng.standard_normal(shape)
+    kind = rng.integers(6)
+    scores = [
+        normal,
+        np.abs(normal) * (rng.random(shape) < 0.3),
+        np.full(shape, 0.37),
+        np.round(2.0 * normal),
+        np.abs(normal[:, :1] * normal[:1]),
+        np.exp(6.0 * normal),
+    ][kind]
+    dtype = [torch.float32, torch.float64, torch.float16, torch.bfloat16][rng.integers(4)]
+    factor = 1.0 if dtype == torch.float16 else float(10.0 ** rng.choice([0, -44, -38, -30, 12, 28]))
+    return torch.from_numpy(scores * factor).to(dtype).nan_to_num()  # what is too large becomes the largest
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    m=st.sampled_from([2, 3, 4, 8, 16]),
+    sense=st.sampled_from(["exact", "at_most"]),
+    start=st.sampled_from(["none", "own", "noise", "nan", "inf"]),
+)
+def test_no_value_is_above_a_bound(seed: int, m: int, sense: str, start: str) -> None:
+    """Whatever the scores and the start, padded or not: proven, and the same value as from nothing."""
+    rng = np.random.default_rng(seed)
+    gain = scores_at_random(rng, (int(rng.integers(1, 2 * m + 1)), int(rng.integers(1, 2 * m + 1))))
+    family = TransposableNofM(int(rng.integers(1, m + 1)), m, sense)
+    cold = family.solve(gain)
+    shape = cold.rows.shape
+    noise = torch.from_numpy(rng.standard_normal((2, *shape)) * 10.0 ** float(rng.integers(-40, 300)))
+    given_ = {"none": None, "own": (cold.rows, cold.columns), "noise": (noise[0], noise[1])}
+    for name in ("nan", "inf"):
+        given_[name] = (torch.full(shape, float(name), dtype=torch.float64), cold.columns)
+    found = [
+        family.selection(gain, blocks)
+        for blocks in (cold, family.solve(gain, given_[start]), family.solve(gain, sweeps=seed % 5, repair=False))
+    ]
+    scale = float(gain.double().abs().sum())
+    for choice in found:
+        assert family.contains(choice.mask) and found[0].value <= choice.bound
+    assert max(choice.bound for choice in found[:2]) - found[0].value <= 1e-9 * scale
+    assert found[1].value == pytest.approx(found[0].value, abs=1e-12 * scale)
+
+
+def test_narrow_and_whole_numbers_are_scores() -> None:
+    scores = torch.randint(-100, 100, (12, 8), generator=torch.Generator().manual_seed(3))
+    wide = TransposableNofM(2, 4).select(scores.double())
+    for dtype in (torch.int8, torch.int64, torch.float16, torch.bfloat16):
+        assert TransposableNofM(2, 4).select(scores.to(dtype)).value == wide.value
 
 
 def test_bad_arguments_and_data() -> None:
