@@ -23,7 +23,8 @@ from .compiling import compiled_if_possible
 __all__ = ["GRID", "appraise_rows"]
 
 _BELOW = (0.0, 0.4, 0.6, 0.7, 0.8, 0.86, 0.92, 0.96, 1.0, 1.04, 1.08, 1.13, 1.18, 1.25, 1.35, 1.5, 1.75, 2.1, 2.5)
-GRID = np.array([*_BELOW, 3.0, 4.0, 6.0, 8.0, 12.0, np.inf])
+_ABOVE = (3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 30.0, 60.0, 150.0, 500.0, 2000.0, np.inf)  # far ones for small ridges
+GRID = np.array([*_BELOW, *_ABOVE])
 """Ends of the intervals, in units of the diagonal entry around which they lie."""
 
 _compile = compiled_if_possible()

@@ -23,6 +23,7 @@ Point = tuple[Array, Array]
 
 _FIRST, _LAST = 0.8, 0.05  # sizes of a step towards the steepest shift
 _ROWWISE = 128  # nodes up to which each row gets a diagonal of its own
+_COMMON = 500  # nodes up to which a diagonal for all rows is searched for
 _EIGEN = 500  # nodes up to which all eigenvalues of S are computed
 _LANCZOS = 10
 _COARSE = 1e-4  # share of the diagonal of S that a smallest eigenvalue must exceed to be found in float32
@@ -101,6 +102,39 @@ class _Rows:
             ]
         )
 
+    def shift(self, rows: Array) -> Shift:
+        """Return the rows as a shift."""
+        return Shift(np.zeros(len(rows)), rows)
+
+    def of(self, shift: Shift) -> Array:
+        """Return a shift as rows, on free pairs."""
+        nodes = np.arange(len(self.state))
+        rows: Array = np.where(self.state == 0, shift.at(nodes[:, None], nodes[None, :]), 0.0)
+        return rows
+
+
+class _Common:
+    """One diagonal for all rows of a larger graph, in the manner of :class:`_Rows`."""
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = torch.from_numpy(matrix)
+
+    def uniform(self) -> torch.Tensor:
+        return torch.full((len(self.matrix),), max(_smallest(self.matrix) or 0.0, 0.0), dtype=torch.float64)
+
+    def steepest(self, weights: Array) -> torch.Tensor:
+        weight = torch.from_numpy(weights.sum(axis=0))
+        return diagonal_split.maximise(self.matrix, weight + 0.05 * weight.mean())
+
+    def proven(self, rows: torch.Tensor) -> torch.Tensor:
+        return diagonal_split.shrink_until_valid(self.matrix, rows)
+
+    def shift(self, rows: Array) -> Shift:
+        return Shift(rows, np.zeros((0, 0)))
+
+    def of(self, shift: Shift) -> Array:
+        return shift.common
+
 
 def common_shift(matrix: Array, *, proven: bool = True) -> Shift | None:
     """Return the smallest eigenvalue of S for all rows; ``None`` when it is next to nothing.
@@ -156,6 +190,7 @@ def best_shift(
     start: Point,
     steps: int,
     first: Shift | None = None,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Shift | None:
     """Return the shift with the best bound found, by Frank-Wolfe steps with a line search on the bound itself.
 
@@ -170,39 +205,40 @@ def best_shift(
     steps : int
     first : Shift, optional
         One that is valid already; default the uniform one.
+    go_on : callable
+        ``False`` ends the search with the best one so far.
 
     Returns
     -------
     Shift or None
         ``None`` when there is none worth its proof.
     """
-    p = len(matrix)
-    if p > _ROWWISE:
+    if len(matrix) > _COMMON:
         return common_shift(matrix)
-    rows = _Rows(matrix, state)
-    none = np.zeros(p)
-    extra = rows.uniform().numpy()
-    best, point, weights = bound(Shift(none, extra), start)
+    rows: _Rows | _Common = _Rows(matrix, state) if len(matrix) <= _ROWWISE else _Common(matrix)
+    chosen = rows.uniform().numpy()
+    if first is None and not chosen.max() > _LEAST * matrix.diagonal().min():
+        return None
+    best, point, weights = bound(rows.shift(chosen), start)
     if first is not None:
-        given = np.where(state == 0, first.at(np.arange(p)[:, None], np.arange(p)[None, :]), 0.0)
-        found = bound(Shift(none, given), start)
+        found = bound(rows.shift(rows.of(first)), start)
         if found[0] > best:
-            extra, (best, point, weights) = given, found
-    if not extra.max() > _LEAST * matrix.diagonal().min():
+            chosen, (best, point, weights) = rows.of(first), found
+    if not chosen.max() > _LEAST * matrix.diagonal().min():
         return None
     size = _FIRST
     for _ in range(steps):
-        if not weights.any():
+        if not weights.any() or not go_on():
             break
         toward = rows.steepest(weights).numpy()
         size = min(2.0 * size, _FIRST)
         while size >= _LAST:
-            mixed = (1.0 - size) * extra + size * toward
-            found = bound(Shift(none, mixed), point)
+            mixed = (1.0 - size) * chosen + size * toward
+            found = bound(rows.shift(mixed), point)
             if found[0] > best + 1e-6 * abs(best):
-                extra, (best, point, weights) = mixed, found
+                chosen, (best, point, weights) = mixed, found
                 break
             size *= 0.5
         else:
             break
-    return Shift(none, rows.proven(torch.from_numpy(extra)).numpy())
+    return rows.shift(rows.proven(torch.from_numpy(chosen)).numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,17 @@ from ...core.sparse_tree import SparseTree
 from ...errors import CertificateError, InvalidProblem
 from ...kernels.graph_appraisal import Penalties, Shift
 from ...losses.pseudo_likelihood import PseudoLikelihood
-from ..tree.graph import GraphBound
+from ..tree.graph import GraphBound, shift_of
 from ..tree.ledger import Ledger
 
 __all__ = ["EdgeDescent"]
 
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
+
+_CLIMB = 500  # nodes up to which the shift is searched for and the tangent climbs on the bound
+_SEARCH = 0.6  # share of the time left for the shift
+_ACCURACY = 1e-3  # of the relaxation before that, in units of the loss
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,8 @@ def root_certificate(problem: Problem, point: Point, watch: Watch) -> tuple[Spar
 
     loss, penalties = problem.reference.loss, penalties_of(problem)
     assert isinstance(loss, PseudoLikelihood)
+    if loss.nodes <= _CLIMB:
+        return _climbed_certificate(problem, point, watch)
     p, fixed = loss.nodes, np.zeros(1, dtype=np.int8)
     found = common_shift(loss.matrix, proven=False) if watch.due() is None else None
     shift = Shift.none(p) if found is None else found
@@ -200,11 +206,23 @@ def root_certificate(problem: Problem, point: Point, watch: Watch) -> tuple[Spar
         return _one_node(problem, point, Shift.none(p))
 
 
+def _climbed_certificate(problem: Problem, point: Point, watch: Watch) -> tuple[SparseTree, float]:
+    """Return the certificate of the root of a tree: the shift is searched for, the tangent improved by ascent."""
+    bound = GraphBound.of(problem)
+    root = replace(bound.root(), start=point)
+    until = watch.seconds + _SEARCH * watch.remaining
+    split = bound.sharpened(root, lambda: watch.seconds < until and watch.due() is None)
+    accuracy = _ACCURACY * bound.loss.scale
+    found = bound.evaluate(replace(root, split=split), math.inf, accuracy, lambda: watch.due() is not None)[0]
+    return _one_node(problem, found.point, shift_of(found.split, bound.loss.nodes))
+
+
 def _one_node(problem: Problem, point: Point, shift: Shift) -> tuple[SparseTree, float]:
     ledger = Ledger()
     root, split = ledger.add(-1, -1, 0, -1, -1), -1
-    nodes = np.flatnonzero(shift.common)
+    row = np.concatenate([shift.common, shift.extra.ravel()])
+    nodes = np.flatnonzero(row)
     if len(nodes):
-        split = ledger.add_split(root, nodes, shift.common[nodes])
+        split = ledger.add_split(root, nodes, row[nodes])
     ledger.tangent.data[root] = ledger.add_tangent(*point, split)
     return ledger.tree(problem)

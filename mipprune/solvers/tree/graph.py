@@ -23,10 +23,16 @@ from ...kernels.pairs import split_pairs
 from ...losses.pseudo_likelihood import PseudoLikelihood
 from .strategy import Array, Node, Point, Relaxed
 
-__all__ = ["GraphBound"]
+__all__ = ["GraphBound", "shift_of"]
 
-_ROOT = (40, (0.2, 0.8, 3.0))  # steps, and the sharpness of the smoothed minima, of the ascent at the root
-_BELOW = (15, (0.3, 1.5))  # and at other nodes
+_Effort = tuple[int, tuple[float, ...]]  # steps of the ascent, and sharpness of the smoothed minima
+_ROOT: _Effort = (40, (0.2, 0.8, 3.0))
+_BELOW: _Effort = (15, (0.3, 1.5))
+_LARGE_ROOT: _Effort = (40, (0.03, 0.3, 1.0))  # beyond _OFTEN nodes
+_LARGE_BELOW: _Effort = (10, (0.03, 0.3))
+_SWEEPS = 50  # of the relaxations that a search for a shift solves
+_OFTEN = 128  # nodes up to which that search takes all of its steps
+_COARSE = 3e-4  # tolerance of relaxations in large graphs with a shift
 _FEW = 0.5  # share of an edge above which it is rounded up
 
 
@@ -121,7 +127,7 @@ class GraphBound:
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
         """See :class:`NodeBound`: with the shift, and without it where that may prove more."""
         p = self.loss.nodes
-        first = self._relaxed(node, _shift_of(node.split, p), node.split, node.start, cutoff, accuracy, stop)
+        first = self._relaxed(node, shift_of(node.split, p), node.split, node.start, cutoff, accuracy, stop)
         if first.bound >= cutoff or node.split is None or not self._is_late(node):
             return [first]
         plain = self._relaxed(node, Shift.none(p), None, first.point, cutoff, accuracy, stop)
@@ -144,7 +150,8 @@ class GraphBound:
         flat, value, theta = self._descend(node, shift, start, accuracy, stop)
         inside = value != 0.0
         entries, values = flat[inside], value[inside]
-        effort = _ROOT if node.depth == 0 else _BELOW
+        small, top = self.loss.nodes <= _OFTEN, node.depth == 0
+        effort = (_ROOT if top else _BELOW) if small else (_LARGE_ROOT if top else _LARGE_BELOW)
         point = self._climbed(node, shift, (entries, values), cutoff, effort, stop)
         found = appraise(self.loss.matrix, self.loss.largest, *point, node.fixed, shift, self.penalties)
         size = len(self.price)
@@ -168,7 +175,7 @@ class GraphBound:
         shift: Shift,
         point: Point,
         cutoff: float,
-        effort: tuple[int, tuple[float, ...]],
+        effort: _Effort,
         stop: Callable[[], bool],
     ) -> Point:
         """Return a better point of tangency; without a shift, or with nothing free, the relaxation's is the best."""
@@ -194,10 +201,18 @@ class GraphBound:
         return appraise(matrix, largest, flat, value, node.fixed, shift, self.penalties, parts=False)
 
     def _descend(
-        self, node: Node, shift: Shift, start: Point, accuracy: float, stop: Callable[[], bool]
+        self,
+        node: Node,
+        shift: Shift,
+        start: Point,
+        accuracy: float,
+        stop: Callable[[], bool],
+        sweeps: int = 1000,
     ) -> tuple[Array, Array, Array]:
         """Return the pairs of the relaxation's solution, ascending, its values and its diagonal."""
-        tolerance, sweeps = max(1e-10, 1e-2 * math.sqrt(accuracy) / self.loss.nodes), 1000
+        tolerance = max(1e-10, 1e-2 * math.sqrt(accuracy) / self.loss.nodes)
+        if self.loss.nodes > _OFTEN and shift.common.any():
+            tolerance, sweeps = _COARSE, _SWEEPS  # what ascent starts from need not be accurate
         if not (node.fixed == 0).any():  # one support is left: its bound is its value, if only the point is accurate
             tolerance, sweeps = 1e-14, 20_000
         return relax_graph(
@@ -211,10 +226,10 @@ class GraphBound:
         bend: Array = ridge + shift.at(i, j) / theta[i] + shift.at(j, i) / theta[j]
         return bend
 
-    def sharpened(self, node: Node) -> Point | None:
+    def sharpened(self, node: Node, go_on: Callable[[], bool] = lambda: True) -> Point | None:
         """See :class:`NodeBound`: at the root, and again where many pairs have been fixed since."""
-        p, accuracy = self.loss.nodes, 1e-6 * self.loss.scale
-        old = None if node.split is None else _shift_of(node.split, p)
+        p, accuracy = self.loss.nodes, 1e-4 * self.loss.scale
+        old = None if node.split is None else shift_of(node.split, p)
         if old is not None and (not len(old.extra) or not self._has_changed(node, old)):
             return None
         i, j = split_pairs(np.arange(len(self.price)), p)
@@ -222,12 +237,14 @@ class GraphBound:
         state[i, j] = state[j, i] = node.fixed
 
         def bound(shift: Shift, start: Point) -> tuple[float, Point, Array]:
-            flat, value, theta = self._descend(node, shift, start, accuracy, lambda: False)
-            point = self._climbed(node, shift, (flat, value), math.inf, _BELOW, lambda: False)
+            flat, value, theta = self._descend(node, shift, start, accuracy, lambda: False, _SWEEPS)
+            effort = _BELOW if p <= _OFTEN else _LARGE_BELOW
+            point = self._climbed(node, shift, (flat, value), math.inf, effort, lambda: False)
             weights = shift_weights(flat, value, theta, shift, self.penalties)
             return self._appraise(node, *point, shift).bound, (flat, value), weights
 
-        shift = best_shift(self.loss.matrix, state, bound, node.start, self.shifts if old is None else 2, old)
+        steps = 2 if old is not None else self.shifts if p <= _OFTEN else self.shifts // 5
+        shift = best_shift(self.loss.matrix, state, bound, node.start, steps, old, go_on)
         if shift is None:
             return None
         row = np.concatenate([shift.common, shift.extra.reshape(-1) if len(shift.extra) else np.zeros(p * p)])
@@ -247,7 +264,7 @@ class GraphBound:
         if not len(inside):
             return np.where(node.fixed == 0, down + 1e-12, 0.0), np.where(node.fixed == 0, up + 1e-12, 0.0)
         assert len(down) == size
-        shift = _shift_of(relaxed.split, p)
+        shift = shift_of(relaxed.split, p)
         i, j = split_pairs(inside, p)
         matrix, t = self.loss.matrix, np.abs(relaxed.primal[inside])
         inverse = matrix.diagonal()  # of the order of the inverse of the diagonal
@@ -284,7 +301,8 @@ class GraphBound:
         return self.loss.value(dense) + float(self.price[point[0]].sum()), point
 
 
-def _shift_of(split: Point | None, p: int) -> Shift:
+def shift_of(split: Point | None, p: int) -> Shift:
+    """Return the shift that a sparse split row stands for; ``None``: no shift."""
     if split is None:
         return Shift.none(p)
     row = np.zeros(p * (p + 1))
