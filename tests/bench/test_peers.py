@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 
 import mipprune as mp
 from mipprune.bench import judge
 from mipprune.bench.peers import CVXPY, Abess, GraphicalLassoPath, LassoPath, MatchingPursuit, ThroughCvxpy
+from mipprune.bench.peers.regression import _distinct, best_refitted
 
 
 def _problem(count: int = 3) -> mp.Problem:
@@ -53,6 +55,19 @@ def test_points_are_brought_into_boxes_and_antichains_and_paths_compared_at_pric
             answer = peer.solve(problem)
             assert judge(problem, answer).faults == ()
             assert best - 1e-9 <= answer.value <= best + 0.2 * abs(best)
+
+
+def test_a_long_path_is_looked_at_from_end_to_end() -> None:
+    path = np.vstack([np.tril(np.ones((300, 300))), np.full(300, np.nan), np.eye(300)[:1]])
+    sizes = [int(mask.sum()) for mask in _distinct(path, None, 250)]
+    assert len(sizes) == 100 and sizes[0] == 1 and sizes[-1] == 250 and max(np.diff(sizes)) <= 3
+    path[5, :3] = (3.0, 1.0, 2.0)
+    assert [int(mask.sum()) for mask in _distinct(path[5:6], 2, 250)] == [2]
+    problem = mp.Problem(_problem().loss, mp.Sparse(mp.structures.AnySupport(), price=1.0))
+    best = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=1e-9))
+    assert best.mask is not None and int(best.mask.sum()) == 3
+    points = np.vstack([best.mask.numpy(), np.ones(10), np.zeros(10)])
+    assert problem.value(best_refitted(problem, points)) == pytest.approx(best.value, rel=1e-9)
 
 
 @pytest.mark.exact

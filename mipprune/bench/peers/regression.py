@@ -26,7 +26,7 @@ __all__ = ["Abess", "LassoPath", "MatchingPursuit", "RuleFitSelection", "SkglmPa
 Array = np.ndarray[Any, Any]
 
 _MOST = 50  # columns up to which a path is followed where only prices limit their number
-_REFITS = 60
+_REFITS = 100  # supports of a path that are refitted
 
 
 class _Data(NamedTuple):
@@ -76,18 +76,7 @@ def best_refitted(problem: Problem, points: Array) -> Tensor:
     count = supports.count if isinstance(supports, (Cardinality, Antichain)) else None
     best = torch.zeros(problem.shape, dtype=torch.float64)  # a member of all of these sets
     value = reference.value(best)
-    seen: set[bytes] = set()
-    for row in np.asarray(points, dtype=np.float64)[::-1]:
-        if not np.isfinite(row).all():
-            continue
-        kept = np.flatnonzero(row)
-        if count is not None and len(kept) > count:
-            kept = kept[np.argsort(-np.abs(row[kept]), kind="stable")[:count]]
-        mask = np.zeros(len(row), dtype=bool)
-        mask[kept] = True
-        if mask.tobytes() in seen or len(seen) > _REFITS or len(kept) > min(len(reference.loss.design), 2000):
-            continue
-        seen.add(mask.tobytes())
+    for mask in _distinct(np.asarray(points, dtype=np.float64), count, len(reference.loss.design)):
         point = torch.where(torch.from_numpy(mask), reference.loss.minimise_on(torch.from_numpy(mask)), 0.0)
         found = reference.value(point)
         if found < value and reference.violation(point) != 0:  # a value that does not win will not win in the box
@@ -96,6 +85,22 @@ def best_refitted(problem: Problem, points: Array) -> Tensor:
         if found < value:
             best, value = point, found
     return best
+
+
+def _distinct(points: Array, count: int | None, most: int) -> list[Array]:
+    """The supports of a path, each once, at most so many columns; of a long path some that are spread over it."""
+    found: dict[bytes, Array] = {}
+    for row in points[np.isfinite(points).all(axis=1)]:
+        kept = np.flatnonzero(row)
+        if count is not None and len(kept) > count:
+            kept = kept[np.argsort(-np.abs(row[kept]), kind="stable")[:count]]
+        if len(kept) <= most:
+            mask = np.zeros(len(row), dtype=bool)
+            mask[kept] = True
+            found[mask.tobytes()] = mask
+    masks = sorted(found.values(), key=np.count_nonzero)
+    chosen = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), _REFITS)).round().astype(int))
+    return [masks[index] for index in chosen]
 
 
 def _inside(problem: Problem, structure: Sparse, point: Tensor) -> Tensor:
