@@ -19,6 +19,7 @@ from .core.structure import Argmin, Selection, Structure, Supports
 from .errors import CertificateError, InvalidProblem, MippruneError, SolverFailure, Unsupported
 from .io import load, save
 from .losses import LeastSquares, Linear, Logistic, LowRank, Quadratic
+from .losses.graph_blocks import GraphBlocks
 from .solve import choose, solve
 from .solvers import (
     ADMM,
@@ -63,6 +64,7 @@ __all__ = [
     "CuttingPlanes",
     "DiscreteFirstOrder",
     "DualBundle",
+    "GraphBlocks",
     "Groups",
     "Highs",
     "InvalidProblem",

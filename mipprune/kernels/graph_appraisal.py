@@ -47,6 +47,10 @@ class Shift(NamedTuple):
         """Return no shift at all."""
         return cls(np.zeros(p), np.zeros((0, 0)))
 
+    def among(self, nodes: Array) -> Shift:
+        """Return the shift among some of the nodes."""
+        return Shift(self.common[nodes], self.extra[np.ix_(nodes, nodes)] if len(self.extra) else self.extra)
+
     def at(self, i: Array, j: Array) -> Array:
         """Return ``D_ij`` for some (i, j)."""
         return self.common[j] + self.extra[i, j] if len(self.extra) else self.common[j]

@@ -38,15 +38,22 @@ def proves_shift(loss: PseudoLikelihood, split: Tensor, allowed: Tensor) -> bool
 
     ``allowed`` (size,) are the pairs that are not off: row i only matters on its own ones.
     """
-    p, matrix = loss.nodes, torch.from_numpy(loss.matrix)
+    p, (whole, members) = loss.nodes, loss.frame
+    matrix, nodes = torch.from_numpy(whole), torch.from_numpy(members)
     common, extra = split[:p], split[p:].reshape(p, p)
-    if not bool((extra != 0).any()) and diagonal_split.is_valid(matrix, common):
-        return True
+    if not bool((extra != 0).any()):
+        everywhere = torch.zeros(len(matrix), dtype=torch.float64)
+        everywhere[nodes] = common
+        if diagonal_split.is_valid(matrix, everywhere):
+            return True
     i, j = (torch.from_numpy(part) for part in split_pairs(np.arange(allowed.numel()), p))
-    inside = torch.zeros((p, p), dtype=torch.bool)
-    inside[i, j] = inside[j, i] = allowed
-    shift = torch.where(inside, common + extra, 0.0)
-    step = max(1, _ROWS // (p * p))
+    own = torch.zeros((p, p), dtype=torch.bool)
+    own[i, j] = own[j, i] = allowed
+    inside = torch.ones((p, len(matrix)), dtype=torch.bool)
+    inside[:, nodes] = own
+    shift = torch.zeros((p, len(matrix)), dtype=torch.float64)
+    shift[:, nodes] = torch.where(own, common + extra, 0.0)
+    step = max(1, _ROWS // len(matrix) ** 2)
     return all(
         diagonal_split.is_valid(matrix, shift[first : first + step], inside[first : first + step])
         for first in range(0, p, step)

@@ -122,6 +122,11 @@ class PseudoLikelihood(Loss):
         found: np.ndarray[Any, Any] = np.maximum(self.matrix.max(axis=1), -self.matrix.min(axis=1))
         return found
 
+    @cached_property
+    def frame(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """S of the graph with which curvature is proven, and where the nodes stand in it: here the graph itself."""
+        return self.matrix, np.arange(self.nodes)
+
     @property
     def _ridges(self) -> Tensor:
         assert isinstance(self.ridge, Tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from .bounds.relaxation import Relaxed, best_tangent, relax
 from .parts import solve_parts
+from .tree.blocks import graph_labels, solve_blocks
 from .tree.drive import Checkpoints, drive
 from .tree.interrupts import Interrupts
 from .tree.roads import node_bound
@@ -208,6 +210,9 @@ class BranchAndBound:
     X'X joins the ridge. The certificate is a :class:`~mipprune.SparseTree`. A tree can be resumed for the gap it was
     made for; for a smaller one the search starts anew from its incumbent.
 
+    Problems that fall apart are solved part by part, and graphs block by block where no edge between two blocks can pay
+    for itself; the certificates are then :class:`~mipprune.Parts` and :class:`~mipprune.GraphBlocks`.
+
     References
     ----------
     arXiv 2004.06152 (relaxations of L0L2 regression); arXiv 2110.07308 and Guyard et al., ICML 2024 (fixing several
@@ -267,8 +272,20 @@ class BranchAndBound:
             alone = replace(self, executor=None)
             options: dict[str, Any] = {"budget": budget, "start": start, "progress": progress}
             return solve_parts(alone, problem, parts, executor=self.executor, **options)
+        budget = budget or Budget()
         with Interrupts() as interrupts:
-            return self._solve(problem, budget or Budget(), start, progress, resume, interrupts)
+            blocks = graph_labels(problem) if resume is None and self.checkpoint is None else None
+            if blocks is None or interrupts.noted:
+                return self._solve(problem, budget, start, progress, resume, interrupts)
+        begin = time.perf_counter()
+        whole = solve_blocks(
+            replace(self, executor=None), problem, *blocks, budget=budget, progress=progress, executor=self.executor
+        )
+        if whole is not None:
+            return whole
+        seconds = None if budget.seconds is None else max(budget.seconds - time.perf_counter() + begin, 1e-3)
+        with Interrupts() as interrupts:  # everything is linked after all
+            return self._solve(problem, replace(budget, seconds=seconds), start, progress, None, interrupts)
 
     def _solve(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
@@ -21,6 +21,7 @@ from .layers.local_search import LocalSearch
 
 __all__ = ["solve_parts"]
 
+Join = Callable[[tuple[Certificate, ...], list[float]], tuple[Certificate, float]]
 _FIRST = 0.1  # share of the time for a first point, and for a first bound
 _SPLITS, _ITERATIONS = 4, 20  # of the relaxation of the whole
 _LONGER = 2.0  # how many times the seconds of its last search a part must be given to be searched again
@@ -35,6 +36,7 @@ def solve_parts(
     start: Tensor | None,
     progress: Progress | None,
     executor: Executor | None = None,
+    join: Join | None = None,
 ) -> Solution:
     """Solve each part by the same solver, and return one solution of the whole.
 
@@ -54,12 +56,15 @@ def solve_parts(
         Called after each part.
     executor : concurrent.futures.Executor, optional
         Parts are handed to it, all at once; each then gets an equal share of the time.
+    join : callable, optional
+        Makes one certificate, with its bound, of those of the parts and their bounds; default :class:`Parts`.
     """
     watch = Watch(budget, progress)
     work = problem.reference
     point = _first_point(work, start, watch).ravel().clone()
     starts = [point[part.entries].reshape(part.problem.shape) for part in parts]
-    whole = _whole_tangent(work, point.reshape(work.shape), watch)
+    dense = point.reshape(work.shape)
+    whole = _whole_tangent(work, dense, watch) if join is None else Tangent(dense.clone())
     if executor is None:
         answers = _in_turn(solver, parts, starts, watch)
     else:
@@ -80,7 +85,7 @@ def solve_parts(
         stop = Stop.USER
     missing = any(solution.point is None for solution in found.values())
     joined = None if missing else point.reshape(problem.shape)
-    certificate, bound = _proven(parts, whole, found)
+    certificate, bound = (join or _added)(*_proven(parts, whole, found))
     return Solution.of(
         problem,
         joined,
@@ -113,7 +118,13 @@ def _whole_tangent(problem: Problem, point: Tensor, watch: Watch) -> Tangent:
     return best_tangent(problem, point, splits=_SPLITS, iterations=_ITERATIONS, watch=limit).tangent
 
 
-def _proven(parts: Sequence[Part], whole: Tangent, found: Mapping[int, Solution]) -> tuple[Parts, float]:
+def _added(certificates: tuple[Certificate, ...], bounds: list[float]) -> tuple[Certificate, float]:
+    return Parts(certificates), added_up(bounds)
+
+
+def _proven(
+    parts: Sequence[Part], whole: Tangent, found: Mapping[int, Solution]
+) -> tuple[tuple[Certificate, ...], list[float]]:
     """For each part what its search proved, or its piece of the tangent of the whole where that proves more."""
     proofs: list[tuple[Certificate, float]] = []
     for number, part in enumerate(parts):
@@ -124,7 +135,7 @@ def _proven(parts: Sequence[Part], whole: Tangent, found: Mapping[int, Solution]
         if not candidates or solution is None or solution.stop is not Stop.GAP:
             candidates.append(Tangent.bounded(part.problem, *_piece(whole, part)))
         proofs.append(max(candidates, key=lambda proof: proof[1]))
-    return Parts(tuple(certificate for certificate, _ in proofs)), added_up([bound for _, bound in proofs])
+    return tuple(certificate for certificate, _ in proofs), [bound for _, bound in proofs]
 
 
 def _piece(whole: Tangent, part: Part) -> tuple[Tensor, Tensor | None]:

@@ -233,20 +233,31 @@ class GraphBound:
         if old is not None and (not len(old.extra) or not self._has_changed(node, old)):
             return None
         i, j = split_pairs(np.arange(len(self.price)), p)
-        state = np.zeros((p, p), dtype=np.int8)
-        state[i, j] = state[j, i] = node.fixed
+        whole, members = self.loss.frame
+        inside = np.ix_(members, members)
+        state = np.full(whole.shape, -1, dtype=np.int8)  # of pairs with nodes outside, which count as kept
+        state[members] = 1
+        state[inside] = 0
+        state[members[i], members[j]] = state[members[j], members[i]] = node.fixed
 
         def bound(shift: Shift, start: Point) -> tuple[float, Point, Array]:
-            flat, value, theta = self._descend(node, shift, start, accuracy, lambda: False, _SWEEPS)
+            own, weights = shift.among(members), np.zeros(whole.shape)
+            flat, value, theta = self._descend(node, own, start, accuracy, lambda: False, _SWEEPS)
             effort = _BELOW if p <= _OFTEN else _LARGE_BELOW
-            point = self._climbed(node, shift, (flat, value), math.inf, effort, lambda: False)
-            weights = shift_weights(flat, value, theta, shift, self.penalties)
-            return self._appraise(node, *point, shift).bound, (flat, value), weights
+            point = self._climbed(node, own, (flat, value), math.inf, effort, lambda: False)
+            weights[inside] = shift_weights(flat, value, theta, own, self.penalties)
+            return self._appraise(node, *point, own).bound, (flat, value), weights
 
+        first = None
+        if old is not None:
+            first = Shift(np.zeros(len(whole)), np.zeros(whole.shape))
+            first.common[members] = old.common
+            first.extra[inside] = old.extra
         steps = 2 if old is not None else self.shifts if p <= _OFTEN else self.shifts // 5
-        shift = best_shift(self.loss.matrix, state, bound, node.start, steps, old, go_on)
+        shift = best_shift(whole, state, bound, node.start, steps, first, go_on)
         if shift is None:
             return None
+        shift = shift.among(members)
         row = np.concatenate([shift.common, shift.extra.reshape(-1) if len(shift.extra) else np.zeros(p * p)])
         entries = np.flatnonzero(row)
         return entries, row[entries]

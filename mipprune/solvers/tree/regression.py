@@ -289,9 +289,10 @@ class RegressionBound(Columns):
         """See :class:`NodeBound`; X'X stays where it was formed as a whole, at once."""
         out = copy(self)  # the data alone, see __getstate__
         out.last_price = 0.0
-        for name in ("gram", "rows_of"):
-            if name in vars(self) and (name != "gram" or self.gram.full):
-                vars(out)[name] = vars(self)[name]
+        if not self.wide:  # formed now if it was not yet: smaller copies take their rows from it
+            vars(out)["gram"] = self.gram
+        if "rows_of" in vars(self):
+            vars(out)["rows_of"] = self.rows_of
         return out
 
     def narrowed(self, fixed: Array) -> RegressionBound:

@@ -42,7 +42,7 @@ def pack(search: Search) -> dict[str, Array]:
         "point.entry": np.asarray(search.point[0], dtype=np.int64),
         "point.value": np.asarray(search.point[1], dtype=np.float64),
         "number": np.array([search.value, search.closed]),
-        "evaluated": np.array([search.evaluated], dtype=np.int64),
+        "evaluated": np.array([search.evaluated, search.probed], dtype=np.int64),
     }
 
 
@@ -70,7 +70,7 @@ def unpack(search: Search, arrays: dict[str, Array]) -> None:
     search.universes.columns = np.split(arrays["universe.column"], np.cumsum(arrays["universe.length"])[:-1])
     search.point = arrays["point.entry"], arrays["point.value"]
     search.value, search.closed = arrays["number"].tolist()
-    search.evaluated = int(arrays["evaluated"][0])
+    search.evaluated, search.probed = arrays["evaluated"].tolist()
     search.renew()
 
 

@@ -36,7 +36,7 @@ def regression(form: str = "price", n: int = 60, p: int = 40) -> mp.Problem:
     return sparse_regression(made.x, made.y, l2=0.01, fit_intercept=False, standardize=False, **limit)
 
 
-def graph(p: int = 12, seed: int = 1) -> mp.Problem:
+def graph(p: int = 11, seed: int = 2) -> mp.Problem:
     samples, theta = uniform_model(p, 10 * p, seed)
     return graphical_model(samples, l0=0.05, l2=0.05, box=float(np.abs(theta).max()), standardize=False)
 
@@ -44,7 +44,7 @@ def graph(p: int = 12, seed: int = 1) -> mp.Problem:
 PROBLEMS = {
     "price": lambda: (regression(), mp.Budget(gap=1e-5)),
     "count": lambda: (regression("count", 50, 40), mp.Budget(gap=1e-5)),
-    "graph": lambda: (graph(), mp.Budget(gap=0.0, absolute_gap=5e-3)),
+    "graph": lambda: (graph(), mp.Budget(gap=0.0, absolute_gap=1e-4)),
 }
 
 
@@ -66,12 +66,13 @@ def test_a_run_goes_on_from_its_file_as_if_nothing_had_happened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every state that a run writes leads to the very same certificate as the undisturbed run."""
-    monkeypatch.setattr("mipprune.solvers.tree.search._RENEWAL", 8)
+    monkeypatch.setattr("mipprune.solvers.tree.search._RENEWAL", 4)
     problem, budget = PROBLEMS[kind]()
     whole = mp.BranchAndBound().solve(problem, budget=budget)
-    assert (whole.stats.nodes or 0) > 70 and whole.status is mp.Status.OPTIMAL
+    total = whole.stats.nodes or 0
+    assert total > 35 and whole.status is mp.Status.OPTIMAL
     file = tmp_path / "run.state"
-    for nodes in (22, 35, 60):
+    for nodes in (6 * total // 10, 7 * total // 10, 9 * total // 10):
         solver = mp.BranchAndBound(checkpoint=file, checkpoint_seconds=0.0)
         cut = solver.solve(
             problem, budget=mp.Budget(gap=budget.gap, absolute_gap=budget.absolute_gap, nodes=nodes),
@@ -113,7 +114,7 @@ from mipprune.solvers.tree import search
 from tests.solvers.tree.test_long_runs import PROBLEMS
 problem, budget = PROBLEMS[sys.argv[1]]()
 file = __import__("pathlib").Path(sys.argv[2])
-search._RENEWAL = 8
+search._RENEWAL = 4
 print("begun", flush=True)
 mp.BranchAndBound(checkpoint=file, checkpoint_seconds=0.0).solve(
     problem, budget=budget, resume=file if file.exists() else None)
@@ -130,7 +131,7 @@ def child(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_same_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mipprune.solvers.tree.search._RENEWAL", 8)
+    monkeypatch.setattr("mipprune.solvers.tree.search._RENEWAL", 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -180,7 +181,7 @@ def test_ctrl_c_at_any_moment_returns_the_best_so_far(kind: str, alarm: Any) -> 
     whole = mp.BranchAndBound().solve(problem, budget=budget)
     seconds = time.perf_counter() - begun
     draw, interrupted = random.Random(1), 0
-    for _ in range(5):
+    for _ in range(4):
         alarm(draw.uniform(0.01, 0.9) * seconds)
         solution = mp.BranchAndBound().solve(problem, budget=budget)
         if solution.stop is mp.Stop.USER:
@@ -363,9 +364,8 @@ print("ended", solution.stop.name, checked.bound <= solution.value, flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("everyone", [True, False])
-def test_ctrl_c_reaches_the_processes_too(everyone: bool) -> None:
-    """As from a terminal, to all processes at once, or to the coordinator alone."""
+def test_ctrl_c_reaches_the_processes_too() -> None:
+    """As from a terminal: the signal goes to all processes at once."""
     process = subprocess.Popen(
         [sys.executable, "-c", _TOGETHER], cwd=Path(__file__).parents[3], text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -375,10 +375,7 @@ def test_ctrl_c_reaches_the_processes_too(everyone: bool) -> None:
         for _ in range(6):
             assert process.stdout.readline() == "searching\n"
         time.sleep(random.uniform(0.0, 1.0))
-        if everyone:
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
         assert "ended USER True" in rest, errors
     finally:
@@ -394,5 +391,5 @@ def test_two_processes_find_the_same_optimum() -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         shared = mp.BranchAndBound(executor=pool, workers=2).solve(problem, budget=budget)
     assert shared.status is mp.Status.OPTIMAL and whole.status is mp.Status.OPTIMAL
-    assert shared.value == pytest.approx(whole.value, abs=5e-3)
+    assert shared.value == pytest.approx(whole.value, abs=2e-4)
     mp.check(problem, shared)
