@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_its_file_as_if_nothing_had_happened(
     problem, budget = PROBLEMS[kind]()
     whole = mp.BranchAndBound().solve(problem, budget=budget)
     total = whole.stats.nodes or 0
-    assert total > 35 and whole.status is mp.Status.OPTIMAL
+    assert total >= 25 and whole.status is mp.Status.OPTIMAL
     file = tmp_path / "run.state"
     for nodes in (6 * total // 10, 7 * total // 10, 9 * total // 10):
         solver = mp.BranchAndBound(checkpoint=file, checkpoint_seconds=0.0)
