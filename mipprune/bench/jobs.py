@@ -75,10 +75,6 @@ class Job:
         data = None if self.data is None else Path(self.data)
         return families.find(self.family).problem(self.parameters, self.seed, data)
 
-    def warm_up(self) -> Problem:
-        """Build the tiny instance of the family."""
-        return families.find(self.family).tiny_problem()
-
     def make_solver(self) -> Solver:
         """Return the solver, certifying when the name asks for it.
 

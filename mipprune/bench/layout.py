@@ -16,6 +16,7 @@ from ..core.problem import Problem
 from ..core.solver import Budget
 from . import families
 from .verdict import judge
+from .warm import warm_up
 
 __all__ = ["DatasetParts", "ObjectiveParts", "SolverParts", "instances"]
 
@@ -109,11 +110,8 @@ class SolverParts:
         self.problem = problem
 
     def warm_up(self) -> None:
-        """Solve the family's tiny instance, so that nothing is compiled while the clock runs."""
-        tiny = families.find(self.family).tiny_problem()
-        made = self._made()
-        if made.rejects(tiny) is None:
-            made.solve(tiny, budget=Budget(seconds=20.0))
+        """Let nothing be compiled while the clock runs."""
+        warm_up(families.find(self.family), self._made())
 
     def run(self, _: Any) -> None:
         """Solve once."""

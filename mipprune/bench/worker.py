@@ -5,7 +5,6 @@ It is a process of its own so that a solver that hangs, takes all memory or cras
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -20,17 +19,17 @@ import torch
 
 from ..core.problem import Problem
 from ..core.solver import Budget, Solver
-from ..errors import MippruneError, Unsupported
+from ..errors import Unsupported
 from . import families
 from .jobs import Job
 from .machine import machine, peak_memory, reset_peak, versions
 from .peers import Elsewhere, memory_elsewhere, versions_elsewhere
 from .records import Outcome, Record
 from .verdict import judge
+from .warm import warm_up
 
 __all__ = ["main", "perform"]
 
-_WARM_SECONDS = 20.0
 _warm: set[tuple[str, str]] = set()
 
 
@@ -57,7 +56,9 @@ def perform(job: Job) -> Record:
         reason = solver.rejects(problem)
         if reason is not None:
             return Record.of(job, size, outcome=Outcome.REJECTED, reason=reason, **about)
-        _warm_up(job, solver)
+        if (job.family, job.solver) not in _warm:
+            _warm.add((job.family, job.solver))
+            warm_up(families.find(job.family), solver)
         answer, seconds, memory = _measure(problem, solver, job.budget)
         about["versions"] = json.dumps(versions() | versions_elsewhere())
         started = time.perf_counter()
@@ -83,18 +84,6 @@ def perform(job: Job) -> Record:
         trace=tuple(_finite(getattr(stats, "trace", ()))),
         peak_memory=memory,
     )
-
-
-def _warm_up(job: Job, solver: Solver) -> None:
-    """Run the solver once on the family's tiny instance, so that kernels are compiled and libraries loaded."""
-    done = (job.family, job.solver)
-    if done in _warm:
-        return
-    _warm.add(done)
-    tiny = job.warm_up()
-    if solver.rejects(tiny) is None:
-        with contextlib.suppress(MippruneError):  # it will say so on the instance itself
-            solver.solve(tiny, budget=Budget(seconds=_WARM_SECONDS))
 
 
 def _measure(problem: Problem, solver: Solver, budget: Budget) -> tuple[Any, float, float | None]:
