@@ -15,13 +15,14 @@ from .graph_appraisal import Penalties
 from .pairs import pair_index, pattern_of, split_pairs
 from .perspective import sparse_minimiser
 
-__all__ = ["exchange", "nearest"]
+__all__ = ["ALL", "exchange", "nearest"]
 
 Array = np.ndarray[Any, Any]
 
 _compile = compiled_if_possible()
 _ROOM = 64  # places that a row may gain in one pass
-_ALL = 256  # nodes up to which every pair is looked at
+ALL = 512
+"""Nodes up to which every pair is looked at."""
 _NEAR = 2.0  # beyond, so many square roots of their number for each
 _PIECE = 1 << 24  # numbers in one block of rows
 
@@ -157,7 +158,7 @@ def _pass(matrix, start, listed, count, others, value, theta, price, ridge, lowe
 def nearest(matrix: Array) -> tuple[Array, Array]:
     """Return for each node the others on its list, as (starts, nodes): all, or the most correlated of a large graph."""
     p = len(matrix)
-    if p <= _ALL:
+    if p <= ALL:
         every = np.tile(np.arange(p), (p, 1))[~np.eye(p, dtype=bool)]
         return np.arange(p + 1) * (p - 1), every
     most = min(p - 1, int(_NEAR * np.sqrt(p)))

@@ -16,7 +16,6 @@ Point = tuple[Array, Array]
 
 _FINE = 1e-9
 _LEAST = 1e-9  # decrease that is worth a pair
-_LARGE = 256  # nodes from which pairs are looked for in a scan of all before rows are gone through
 _SWEEPS = 200
 
 
@@ -48,7 +47,7 @@ def improve(
     gives way to the best other pair of the row when that is better; again descent.
     """
     from .graph_descent import descend
-    from .graph_exchange import exchange, nearest
+    from .graph_exchange import ALL, exchange, nearest
     from .graph_scan import worthwhile_pairs
 
     p = len(matrix)
@@ -66,19 +65,19 @@ def improve(
 
     settle(True)  # first the best point on the whole start, so that no pair is dropped for a poor value
     for round_ in range(swaps + 1):
-        fresh = np.zeros(0, dtype=np.int64)
-        if p > _LARGE and round_ < swaps:
-            fresh = worthwhile_pairs(matrix, flat, values, theta, penalties, _LEAST, 8 * p)
-            grown = np.union1d(flat, fresh)
-            longer = np.zeros(len(grown))
-            longer[np.searchsorted(grown, flat)] = values
-            flat, values = grown, longer
         settle(False)
         inside = values != 0.0
         flat, values = flat[inside], values[inside]
         if round_ == swaps or not go_on():
             break
         flat, values, changed = exchange(matrix, flat, values, theta, penalties, near, _LEAST)
-        if not changed and not len(fresh):
+        if changed:
+            continue
+        fresh = worthwhile_pairs(matrix, flat, values, theta, penalties, _LEAST, 8 * p) if p > ALL else flat[:0]
+        if not len(fresh):
             break
+        grown = np.union1d(flat, fresh)  # pairs that are on no list
+        longer = np.zeros(len(grown))
+        longer[np.searchsorted(grown, flat)] = values
+        flat, values = grown, longer
     return flat, values
