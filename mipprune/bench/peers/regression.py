@@ -94,7 +94,7 @@ def best_refitted(problem: Problem, points: Array) -> Tensor:
 
 
 def _estimates(problem: Problem, structure: Sparse, masks: list[Array]) -> Array:
-    """Values of the refits without box or structure, by normal equations: an order to try them in, not the last word."""
+    """Values of the refits without box or structure, by normal equations: an order to try them in, no more."""
     loss = problem.loss
     assert isinstance(loss, LeastSquares)
     design, response = loss.design.numpy(), loss.response.numpy()
