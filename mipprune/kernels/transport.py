@@ -241,7 +241,7 @@ def _over_blocks(task: object, blocks: Tensor, together: int) -> None:
 
 def _unbalanced(mask: Tensor, count: int, at_most: bool) -> Tensor:
     """Blocks whose mask is not admissible."""
-    lines = torch.cat([mask.sum(dim=1), mask.sum(dim=2)], dim=1)
+    lines = torch.cat([mask.sum(dim=dim, dtype=torch.int32) for dim in (1, 2)], dim=1)
     return ((lines > count) if at_most else (lines != count)).any(dim=1)
 
 
