@@ -18,6 +18,7 @@ from ..errors import InvalidProblem
 from ..formulations.regression import RegressionData
 from ..solve import solve
 from ..solvers.branch_and_bound import BranchAndBound
+from ..solvers.path import regularization_path
 from .plotting import axes
 
 __all__ = ["L0Regressor", "L0RegressorCV"]
@@ -266,13 +267,11 @@ class L0RegressorCV(_Linear):
 
     def _path(self, data: RegressionData) -> list[Solution]:
         """Solutions at all prices, each started from the last."""
-        solver = BranchAndBound() if self.heuristic is None else self.heuristic
-        found: list[Solution] = []
-        for price in self.prices_:
-            problem = data.problem(l0=float(price), l2=self.l2)
-            start = found[-1].point if found else None
-            found.append(solver.solve(problem, budget=Budget(nodes=1, gap=self.gap), start=start))
-        return found
+        problem, budget = data.problem(l0=0.0, l2=self.l2), Budget(nodes=1, gap=self.gap)
+        path = regularization_path(problem, self.prices_.tolist(), budget=budget, solver=self.heuristic)
+        if len(path) < len(self.prices_):
+            raise KeyboardInterrupt(f"interrupted after {len(path)} of {len(self.prices_)} prices")
+        return [point.solution for point in path]
 
     def _cross_validated(self, X: Array, y: Array) -> Array:
         total = np.zeros(len(self.prices_))

@@ -32,6 +32,7 @@ from .masks.baselines import (
 )
 from .masks.permutation import Permutation, search_permutation
 from .oracle import Oracle
+from .path import PathPoint, regularization_path
 from .rules.layer_descent import LayerDescent
 from .rules.reweighted_rules import ReweightedRules
 from .rules.rule_swaps import RuleSwaps
@@ -57,6 +58,7 @@ __all__ = [
     "LocalSearch",
     "Magnitude",
     "Oracle",
+    "PathPoint",
     "PatternMask",
     "Permutation",
     "PricePoint",
@@ -76,6 +78,7 @@ __all__ = [
     "certify",
     "frontier",
     "frontier_upwards",
+    "regularization_path",
     "search_permutation",
 ]
 
