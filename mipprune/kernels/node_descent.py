@@ -11,12 +11,11 @@ import math
 
 import numpy as np
 
+from .active_descent import leap, sweep
 from .compiling import compiled_if_possible
 from .perspective import (
     conjugate,
     envelope,
-    kept_minimiser,
-    relaxed_minimiser,
     relaxed_penalty,
     share,
 )
@@ -140,39 +139,6 @@ def closeness(c, fixed, l0, price, l2, lower, upper, out):  # type: ignore[no-un
             _, up_slope, _, down_slope = envelope(l0[j] + price, l2[j], lower[j], upper[j])
             slope, size = (up_slope, c[j]) if c[j] > 0.0 else (down_slope, -c[j])
             out[j] = size / slope if slope > 0.0 else math.inf
-
-
-@_fast
-def _sweep(matrix, t, r, shift, l2, lower, upper, kept, sides, count):  # type: ignore[no-untyped-def]
-    """One pass over the active entries; returns the decrease of the smooth and separable parts, roughly."""
-    moved = 0.0
-    for i in range(count):
-        curvature = matrix[i, i] - shift[i]
-        old = t[i]
-        linear = -(r[i] + curvature * old)
-        if kept[i]:
-            new = kept_minimiser(0.5 * curvature, linear, l2[i], lower[i], upper[i])
-        else:
-            new = relaxed_minimiser(
-                0.5 * curvature,
-                linear,
-                l2[i],
-                lower[i],
-                upper[i],
-                sides[i, 0],
-                sides[i, 1],
-                sides[i, 2],
-                sides[i, 3],
-            )
-        if new != old:
-            change = new - old
-            row = matrix[i]
-            for k in range(count):
-                r[k] -= change * row[k]
-            r[i] += shift[i] * change
-            t[i] = new
-            moved += curvature * change * change
-    return 0.5 * moved
 
 
 @_compiled
@@ -339,10 +305,12 @@ def relax(  # type: ignore[no-untyped-def]
         if added == 0:  # the gap is far more sensitive than the value
             strict *= 0.1
             inner = min(2 * inner, 20000)
-        for _ in range(inner):
-            moved = _sweep(matrix, small[0], small[1], small[2], small[3], small[4], small[5], kept, sides, count)
+        for number in range(inner):
+            moved = sweep(matrix, small[0], small[1], small[2], small[3], small[4], small[5], kept, sides, count)
             if moved <= goal:
                 break
+            if number % 30 == 29:
+                leap(matrix, small[0], small[1], small[2], small[3], small[4], small[5], kept, sides, count)
         for i in range(count):
             t[active[i]] = small[0, i]
         correlations(rows, slot, b, shift, t, c)

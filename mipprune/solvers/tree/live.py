@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Live", "Solved"]
 
-_NEAR = 0.7  # closeness from which on a column is held
+_NEAR = 0.85  # closeness from which on a column is held
 _MOST = 5000  # columns held before those that are far from their thresholds are let go
 _ROUNDS = 8
 
