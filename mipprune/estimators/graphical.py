@@ -113,6 +113,7 @@ class L0GraphicalModel(BaseEstimator):
             On bad parameters or constant variables.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2)
+        X = np.require(X, requirements="W")  # torch warns about arrays of data frames, which are read-only
         correlation, deviations = covariance_of(X)
         self.location_ = X.mean(axis=0)
         self.problem_ = graphical_model(X, l0=self.l0, l2=self.l2, box=self.box)

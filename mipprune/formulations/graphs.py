@@ -19,6 +19,7 @@ __all__ = ["covariance_of", "graphical_model", "likelihood_refit"]
 _BLOCK = 4096  # rows of data that are multiplied at a time
 _STRIP = 1024  # columns of data that are multiplied with those before them at a time
 _UNIT = 2.0**-53
+_SINGULAR = 1e-10  # share of a variance that neighbours must leave unexplained
 
 
 def covariance_of(data: Any, *, standardize: bool = True) -> tuple[Tensor, Tensor]:
@@ -268,7 +269,13 @@ def likelihood_refit(covariance: Any, graph: Any, *, tolerance: float = 1e-10, s
         raise InvalidProblem("covariance has diagonal entries that are not positive")
     mask = mask & ~torch.eye(p, dtype=torch.bool)
     neighbours = [row.nonzero().ravel() for row in mask]
-    fitted, slopes = torch.diag(matrix.diagonal()), torch.zeros((p, p), dtype=torch.float64)
+    # From S itself every step is an ascent among positive definite matrices that equal S on the graph.
+    definite = int(torch.linalg.cholesky_ex(matrix)[1]) == 0
+    fitted = matrix.clone() if definite else torch.diag(matrix.diagonal())
+    alone = ~mask.any(dim=1)
+    fitted[alone | alone.unsqueeze(1)] = 0.0
+    fitted.diagonal().copy_(matrix.diagonal())
+    slopes = torch.zeros((p, p), dtype=torch.float64)
     change = float("inf")
     scale = float(matrix.diagonal().max())
     for _ in range(sweeps):
@@ -288,7 +295,10 @@ def likelihood_refit(covariance: Any, graph: Any, *, tolerance: float = 1e-10, s
             fitted[:, node] = column
         if change <= tolerance * scale:
             break
-    diagonal = 1.0 / (matrix.diagonal() - (fitted * slopes).sum(dim=1))
+    rest = matrix.diagonal() - (fitted * slopes).sum(dim=1)
+    if bool((rest <= _SINGULAR * matrix.diagonal()).any()):
+        raise SolverFailure("the likelihood has no maximiser on this graph: S is singular on a clique")
+    diagonal = 1.0 / rest
     precision = -slopes * diagonal.unsqueeze(1)
     precision = 0.5 * (precision + precision.mT) + torch.diag(diagonal)
     if change > tolerance * scale or int(torch.linalg.cholesky_ex(precision)[1]) != 0 or not bool((diagonal > 0).all()):

@@ -29,6 +29,8 @@ Point = tuple[Array, Array]
 
 _CLIMB = 500  # nodes up to which the shift is searched for and the tangent climbs on the bound
 _SEARCH = 0.6  # share of the time left for the shift
+_WEAK = 100.0  # prices of an edge beyond which a gap is open to another try
+_COARSE = 0.03  # largest change of an entry at which a coarse relaxation stops, in per cent of the diagonal
 _ACCURACY = 1e-3  # of the relaxation before that, in units of the loss
 
 
@@ -212,8 +214,12 @@ def _climbed_certificate(problem: Problem, point: Point, watch: Watch) -> tuple[
     root = replace(bound.root(), start=point)
     until = watch.seconds + _SEARCH * watch.remaining
     split = bound.sharpened(root, lambda: watch.seconds < until and watch.due() is None)
-    accuracy = _ACCURACY * bound.loss.scale
-    found = bound.evaluate(replace(root, split=split), math.inf, accuracy, lambda: watch.due() is not None)[0]
+    accuracy, node = _ACCURACY * bound.loss.scale, replace(root, split=split)
+    found = bound.evaluate(node, math.inf, accuracy, lambda: watch.due() is not None)[0]
+    if split is not None and found.bound < _value(problem, point) - _WEAK * float(bound.price.mean()):
+        # With a small ridge and little time no shift may be the better one; a coarse solution takes a moment.
+        plain = bound.evaluate(root, math.inf, (_COARSE * bound.loss.nodes) ** 2, lambda: False)[0]
+        found = plain if plain.bound > found.bound else found
     return _one_node(problem, found.point, shift_of(found.split, bound.loss.nodes))
 
 
