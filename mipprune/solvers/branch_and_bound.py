@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arrays import exact
 from ..core.certificate import Tangent, Tree
 from ..core.parts import largest_part, parts_of
 from ..core.problem import Problem
@@ -23,6 +22,7 @@ from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from .bounds.relaxation import Relaxed, best_tangent, relax
+from .first_point import first_point
 from .parts import solve_parts
 from .tree.blocks import graph_labels, solve_blocks
 from .tree.drive import Checkpoints, drive
@@ -320,7 +320,7 @@ class BranchAndBound:
             raise InvalidProblem("only trees over single entries (sparse regression, graphs) can be resumed")
         watch = Watch(budget, progress)
         work = problem.reference
-        point = work.repair(work.loss.start() if start is None else exact(start))
+        point = first_point(work, start, watch)
         search = _Search(work, torch.zeros(()), work.value(point), point, budget, self.iterations)
         stop, setup = Stop.GAP, None
         try:

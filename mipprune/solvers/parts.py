@@ -10,19 +10,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.arrays import exact
 from ..core.certificate import Certificate, Tangent
 from ..core.parts import Part, Parts, added_up
 from ..core.problem import Problem
 from ..core.solution import Solution, Stats, Stop
 from ..core.solver import Budget, Progress, Solver, Watch
 from .bounds.relaxation import best_tangent
-from .layers.local_search import LocalSearch
+from .first_point import first_point
 
 __all__ = ["solve_parts"]
 
 Join = Callable[[tuple[Certificate, ...], list[float]], tuple[Certificate, float]]
-_FIRST = 0.1  # share of the time for a first point, and for a first bound
+_FIRST = 0.1  # share of the time for a first bound
 _SPLITS, _ITERATIONS = 4, 20  # of the relaxation of the whole
 _LONGER = 2.0  # how many times the seconds of its last search a part must be given to be searched again
 
@@ -61,7 +60,7 @@ def solve_parts(
     """
     watch = Watch(budget, progress)
     work = problem.reference
-    point = _first_point(work, start, watch).ravel().clone()
+    point = first_point(work, start, watch).ravel().clone()
     starts = [point[part.entries].reshape(part.problem.shape) for part in parts]
     dense = point.reshape(work.shape)
     whole = _whole_tangent(work, dense, watch) if join is None else Tangent(dense.clone())
@@ -97,17 +96,6 @@ def solve_parts(
         solver=solver.name,
         infeasible=bound == math.inf,
     )
-
-
-def _first_point(problem: Problem, start: Tensor | None, watch: Watch) -> Tensor:
-    """A member of S: the start repaired, or for layers what exchanges within rows make of the point of ALPS."""
-    search = LocalSearch()
-    if start is None and search.rejects(problem) is None:
-        seconds = None if watch.budget.seconds is None else max(_FIRST * watch.remaining, 1e-3)
-        point = search.solve(problem, budget=Budget(seconds=seconds)).point
-        if point is not None:
-            return point
-    return problem.repair(problem.loss.start() if start is None else exact(start))
 
 
 def _whole_tangent(problem: Problem, point: Tensor, watch: Watch) -> Tangent:
