@@ -137,11 +137,13 @@ def _pass(scores, others, own, size, group, kept, near):  # type: ignore[no-unty
 
 
 @_inline
-def _furthest(kept, count, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """By how many entries a line keeps too many or too few at most."""
+def _furthest(kept, count, own, clamp, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """By how many entries a line keeps too many or too few at most; lines that stay at zero do not matter."""
     off = np.int32(0)
     for lane in range(lanes):
-        off = max(off, np.int32(abs(kept[lane] - count)))
+        short = max(np.int32(count - kept[lane]), np.int32(0))
+        short = np.int32(0) if clamp and own[lane] <= 0 else short
+        off = max(off, max(short, np.int32(kept[lane] - count)))
     return off
 
 
@@ -269,7 +271,7 @@ def compiled(size: int) -> tuple[Any, int]:
                             break
                     off = _FAR
                     if narrow and sweep > 0:
-                        off = _furthest(kept, count, lanes)
+                        off = _furthest(kept, count, own, clamp, lanes)
                     if off <= _REACH:
                         for lane in range(lanes):
                             centre[lane] = own[lane]
@@ -278,7 +280,7 @@ def compiled(size: int) -> tuple[Any, int]:
                                 break
                             _recentre(count, lanes, kept, near, centre)
                             _pass(scores, others, centre, size, group, kept, near)
-                            off = _furthest(kept, count, lanes)
+                            off = _furthest(kept, count, own, clamp, lanes)
                     if off <= 1:
                         _nearest(count, lanes, kept, near, own, centre, step)
                     else:
