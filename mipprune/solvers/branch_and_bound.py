@@ -21,6 +21,7 @@ from ..core.separable import Separable
 from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
+from ..losses.graph_blocks import GraphBlocks
 from .bounds.relaxation import Relaxed, best_tangent, relax
 from .first_point import first_point
 from .parts import solve_parts
@@ -272,20 +273,25 @@ class BranchAndBound:
             alone = replace(self, executor=None)
             options: dict[str, Any] = {"budget": budget, "start": start, "progress": progress}
             return solve_parts(alone, problem, parts, executor=self.executor, **options)
-        budget = budget or Budget()
+        budget, begin = budget or Budget(), time.perf_counter()
+
+        def left() -> Budget:
+            spent = time.perf_counter() - begin
+            return budget if budget.seconds is None else replace(budget, seconds=max(budget.seconds - spent, 1e-3))
+
+        if isinstance(resume, Solution) and isinstance(resume.certificate, GraphBlocks):
+            start, resume = resume.point, None  # the trees of blocks are not taken up again, only the point
         with Interrupts() as interrupts:
-            blocks = graph_labels(problem) if resume is None and self.checkpoint is None else None
+            blocks = graph_labels(problem, start) if resume is None and self.checkpoint is None else None
             if blocks is None or interrupts.noted:
-                return self._solve(problem, budget, start, progress, resume, interrupts)
-        begin = time.perf_counter()
+                return self._solve(problem, left(), start, progress, resume, interrupts)
         whole = solve_blocks(
-            replace(self, executor=None), problem, *blocks, budget=budget, progress=progress, executor=self.executor
+            replace(self, executor=None), problem, *blocks, budget=left(), progress=progress, executor=self.executor
         )
         if whole is not None:
             return whole
-        seconds = None if budget.seconds is None else max(budget.seconds - time.perf_counter() + begin, 1e-3)
         with Interrupts() as interrupts:  # everything is linked after all
-            return self._solve(problem, replace(budget, seconds=seconds), start, progress, None, interrupts)
+            return self._solve(problem, left(), start, progress, None, interrupts)
 
     def _solve(
         self,

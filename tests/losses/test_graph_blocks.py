@@ -102,7 +102,7 @@ def test_blocks_are_found_solved_and_proven_alone(
     mp.check(problem, solution)
     stored = mp.load(mp.save(tmp_path / "graph.safetensors", {"graph": (problem, solution)}))["graph"]
     mp.check(stored.problem, stored.solution)
-    monkeypatch.setattr("mipprune.solvers.branch_and_bound.graph_labels", lambda problem: None)
+    monkeypatch.setattr("mipprune.solvers.branch_and_bound.graph_labels", lambda *_: None)
     whole = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=0.0, absolute_gap=1e-4, seconds=20))
     assert isinstance(whole.certificate, mp.SparseTree)
     assert abs(whole.value - solution.value) <= 2e-4 and whole.bound <= solution.value
@@ -156,8 +156,8 @@ def test_blocks_that_are_linked_after_all_are_merged(monkeypatch: pytest.MonkeyP
     zero = torch.zeros(problem.shape, dtype=torch.float64)
     from mipprune.solvers.tree.blocks import graph_labels
 
-    def guessed(problem: mp.Problem, guess: Any) -> Any:
-        return guess if problem.loss.nodes == 10 else graph_labels(problem)
+    def guessed(problem: mp.Problem, start: Any, guess: Any) -> Any:
+        return guess if problem.loss.nodes == 10 else graph_labels(problem, start)
 
     for labels in ([0] * 3 + [1] * 2 + [2] * 5, list(range(10)), [0, 1] * 5):
         guess = torch.tensor(labels), zero
@@ -188,6 +188,8 @@ def test_limits_and_interrupts_leave_a_valid_bound(monkeypatch: pytest.MonkeyPat
     limited = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=0.0, absolute_gap=1e-6, nodes=4))
     assert isinstance(limited.certificate, GraphBlocks)
     assert mp.check(problem, limited).bound <= limited.value
+    again = mp.BranchAndBound().solve(problem, budget=mp.Budget(gap=0.0, absolute_gap=1e-2), resume=limited)
+    assert again.value <= limited.value + 1e-12 and mp.check(problem, again).bound >= limited.bound - 1e-9
     calls = []
 
     def stop(*_: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.adapters import Sparse
+from ...core.arrays import exact
 from ...core.certificate import Certificate
 from ...core.problem import Problem
 from ...core.separable import Separable
@@ -30,11 +31,11 @@ _MARGIN = 1.2  # slopes may grow by this factor in the trees before a pair acros
 _ROUNDS = 4  # how often blocks are merged where they turn out to be linked
 
 
-def graph_labels(problem: Problem) -> tuple[Tensor, Tensor] | None:
+def graph_labels(problem: Problem, start: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
     """Return the blocks into which a graph seems to fall, and a point without pairs across; ``None`` for one block.
 
-    Two nodes are linked when a local optimum or the relaxation of the root has their pair, or the slope of the
-    relaxation there, enlarged by a margin, would gain anything. This only suggests blocks: what proves them is the
+    Two nodes are linked when a local optimum, the start or the relaxation of the root has their pair, or the slope of
+    the relaxation there, enlarged by a margin, would gain anything. This only suggests blocks: what proves them is the
     certificate.
     """
     loss = problem.reference.loss
@@ -48,6 +49,10 @@ def graph_labels(problem: Problem) -> tuple[Tensor, Tensor] | None:
     linked[best[0]] = True
     dense = torch.zeros(problem.size, dtype=torch.float64)
     dense[torch.from_numpy(best[0])] = torch.from_numpy(best[1])
+    if start is not None:
+        given = exact(problem.repair(start)).reshape(problem.shape)
+        linked |= (given != 0).numpy()
+        dense = given if problem.value(given) < problem.value(dense) else dense
     for point in (dense, torch.from_numpy(relaxed.primal)):
         model = loss.minorant(point)
         assert isinstance(problem.structure, Sparse)
