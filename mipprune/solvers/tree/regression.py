@@ -28,6 +28,7 @@ _SPLIT = 0.75  # columns left, relative to the rows, from which on curvature of 
 _WIDEST = 900
 _EXACT = 160  # support up to which second-order estimates use the whole inverse
 _FEWER = 0.75  # share of columns left since the last split that makes another one worth while
+_PROBED = 1 << 15  # columns up to which probes are affordable: each needs passes over all of them
 _COARSE = 4096  # columns up to which X'X is formed at once in float32
 
 
@@ -169,7 +170,7 @@ class RegressionBound(Columns):
 
     def probes(self, node: Node, relaxed: Relaxed, cutoff: float, stop: Callable[[], bool]) -> Iterator[Relaxed]:
         """See :class:`~mipprune.solvers.tree.strategy.Probing`."""
-        if self.prober.worthwhile(self, node, relaxed, cutoff):
+        if len(self.columns) <= _PROBED and self.prober.worthwhile(self, node, relaxed, cutoff):
             yield from self.prober.run(self, node, relaxed, cutoff, stop)
 
     @cached_property

@@ -19,6 +19,7 @@ _TURNS = 12  # of solving as far as the rows go and forming more of them
 _ACCURACY = 0.1  # of the room
 _BEYOND = 0.1  # of the room: how far above the cutoff a part's bound is worth computing
 _LIKELY = 1.0  # closeness from which on a column's row of X'X is formed ahead
+_AHEAD = 1024  # such rows at most
 _INVERTED = 1500  # entries up to which their products are formed
 
 
@@ -101,7 +102,7 @@ def _prefetch(strategy: RegressionBound, cells: list[Cell], points: Array, price
         closeness(slope, cell.fixed, strategy.price, price, cell.l2, cell.lower, cell.upper, near)
         np.maximum(worst, near, out=worst)
     wanted = np.flatnonzero(worst > _LIKELY)
-    spare = gram.room - gram.used
+    spare = min(gram.room - gram.used, _AHEAD)
     gram.ensure(wanted[np.argsort(-worst[wanted], kind="stable")[:spare]])
 
 
