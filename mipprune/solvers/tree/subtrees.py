@@ -32,7 +32,7 @@ from .strategy import Array, Node, NodeBound, Point
 __all__ = ["Part", "explore", "graft", "search_together"]
 
 _ALONE = 0.5  # seconds of work before processes are asked for help
-_SECONDS = 0.5  # of a task: long enough to outweigh sending, short enough to spread the work evenly
+_SECONDS = 0.5  # of processor time in a task: enough to outweigh sending, on a busy machine too, and to spread evenly
 _OPEN = 4  # open nodes for each worker from which on work is handed out
 _MOST = 32  # nodes in one task
 _NUMBERS = 1 << 21  # numbers in the states of the nodes of one task
@@ -108,7 +108,7 @@ class _Helper(Search):
             return Stop.USER
         if self.board is not None and self.board.value < self.value:
             self.value = self.board.value  # its point is on the way to the coordinator
-        if self.evaluated and time.perf_counter() >= self.until:
+        if self.evaluated and time.thread_time() >= self.until:
             return Stop.TIME
         return super().due()
 
@@ -145,7 +145,7 @@ def explore(task: Task) -> Answer | None:
     strategy = _known(task)
     if strategy is None:
         return None
-    begun = time.perf_counter()
+    begun = time.thread_time()
     try:
         board = Board(Path(task.folder, "board"))
     except OSError:  # another machine: incumbents then travel with the tasks alone
@@ -160,7 +160,7 @@ def explore(task: Task) -> Answer | None:
             search = _Helper(task.size, task.scale, strategy, task.settings, watch, base=node)
             search.board, search.interrupts, search.until = board, interrupts, begun + _SECONDS
             search.value, search.experience = value, experience
-            if answer.parts and (time.perf_counter() >= search.until or search.due() is not None):
+            if answer.parts and (time.thread_time() >= search.until or search.due() is not None):
                 break
             _plant(search, node)
             search.run()
