@@ -1,0 +1,139 @@
+"""One tree searched by one process and by two: wall-clock time, processor time, and the same optimum.
+
+    python -m benchmarks.sparse_regression.scaling
+
+The processes are started, and the compiled functions loaded in them, by a run on a small instance first; how long that
+takes is recorded beside. Processor time tells how much more work two processes do than one, and how evenly it is
+shared, whatever else the machine does at the time; wall-clock times need two free cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import mipprune as mp
+from benchmarks.common import RESULTS, Record, command, rounded, say
+from mipprune.bench.families.sparse_regression import correlated_regression
+
+REGRESSION = (200, 100, 10, 0.5, 5.0, 0)
+LIMIT = 170.0
+
+
+def regression(n: int, p: int, k: int, rho: float, snr: float, seed: int) -> mp.Problem:
+    """Return REG(n, p, k, rho, snr, seed) with its own price, ridge and box."""
+    made = correlated_regression(n, p, k, rho, snr, seed)
+    return mp.formulations.sparse_regression(
+        made.x, made.y, l0=made.l0, l2=made.l2, box=made.box, fit_intercept=False, standardize=False
+    )
+
+
+def instances(gap: float) -> dict[str, tuple[mp.Problem, mp.Problem, mp.Budget]]:
+    """Return by name: the instance, a small one to load everything with, and when to stop."""
+    return {
+        "REG" + str(REGRESSION): (
+            regression(*REGRESSION), regression(60, 40, 6, 0.7, 3.0, 2), mp.Budget(seconds=LIMIT, gap=gap),
+        ),
+    }  # fmt: skip
+
+
+def used(_: int) -> tuple[int, float]:
+    """Return a process and the processor time that it has used; idle for a moment, so that each is asked once."""
+    time.sleep(0.5)
+    return os.getpid(), time.process_time()
+
+
+def measure(problem: mp.Problem, small: mp.Problem, budget: mp.Budget, processes: int) -> dict[str, Any]:
+    """Solve with so many processes and check the certificate; 1 means this one alone."""
+    spawn = multiprocessing.get_context("spawn")
+    begun = time.perf_counter()
+    with ProcessPoolExecutor(processes, mp_context=spawn) if processes > 1 else nullcontext() as pool:
+
+        def clocks() -> dict[int, float]:
+            return dict([used(0), *(pool.map(used, range(processes)) if pool else [])])
+
+        solver = mp.BranchAndBound(executor=pool, workers=processes)
+        solver.solve(small, budget=mp.Budget(gap=1e-6))
+        before, ready = clocks(), time.perf_counter()
+        solution = solver.solve(problem, budget=budget)
+        ended, after = time.perf_counter(), clocks()
+    work = [seconds - before.get(process, 0.0) for process, seconds in after.items()]
+    checked = mp.check(problem, solution)
+    assert checked.bound is not None and isinstance(solution.certificate, mp.SparseTree)
+    return {
+        "processes": processes,
+        "seconds": rounded(ended - ready),
+        "start_seconds": rounded(ready - begun),
+        "processor_seconds": rounded(sum(work)),
+        "busiest_seconds": rounded(max(work)),
+        "value": solution.value,
+        "bound": checked.bound,
+        "nodes": solution.stats.nodes,
+        "leaves": solution.certificate.leaves,
+        "stop": solution.stop.value,
+    }
+
+
+def run(out: Path, gap: float, processes: Sequence[int] = (1, 2)) -> None:
+    """Solve and record."""
+    fresh = Record(
+        name="sparse_regression.scaling",
+        title="One tree searched by one process and by two: the same optimum, certificates checked",
+        instance={"regression": list(REGRESSION), "gap": gap, "limit": LIMIT},
+        columns=(
+            ("instance", "instance", ""),
+            ("processes", "processes", ""),
+            ("seconds", "seconds", ".1f"),
+            ("speedup", "times as fast", ".2f"),
+            ("processor_seconds", "processor seconds of all", ".1f"),
+            ("busiest_seconds", "of the busiest process", ".1f"),
+            ("start_seconds", "seconds to start, before", ".1f"),
+            ("nodes", "nodes", ""),
+            ("leaves", "leaves", ""),
+            ("value", "value", ".9f"),
+            ("bound", "checked bound", ".9f"),
+            ("stop", "stopped by", ""),
+        ),
+        command=command("benchmarks.sparse_regression.scaling", {}),
+        notes=(
+            "Stopped at the same relative gap. One thread in each process. Other work ran on the same two cores at the"
+            " time, about five times as much as they can do, so that the seconds and their ratio say little; even"
+            " processor seconds vary by a quarter then. Those of the busiest process tell how evenly the work is shared.",
+        ),
+    )
+    path = out / "sparse_regression_scaling.json"
+    record = Record.open(path, fresh)
+    for name, (problem, small, budget) in instances(gap).items():
+        for count in processes:
+            if record.has(instance=name, processes=count):
+                continue
+            found = {"instance": name, **measure(problem, small, budget, count)}
+            alone = next((r for r in record.results if r["instance"] == name and r["processes"] == 1), found)
+            found["speedup"] = rounded(alone["seconds"] / found["seconds"], 3)
+            record.add(path, found)
+            say(f"{name}, {count} process(es): {found['seconds']} s, {found['nodes']} nodes, {found['stop']}")
+
+
+def quick(data: Path | None, out: Path) -> None:
+    """Large gaps."""
+    run(out, 0.02)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--gap", type=float, default=0.005, help="relative gap at which to stop")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    run(options.out, options.gap)
+
+
+if __name__ == "__main__":
+    main()
