@@ -105,7 +105,8 @@ def run(out: Path, gap: float, processes: Sequence[int] = (1, 2)) -> None:
         notes=(
             "Stopped at the same relative gap. One thread in each process. Other work ran on the same two cores at the"
             " time, about five times as much as they can do, so that the seconds and their ratio say little; even"
-            " processor seconds vary by a quarter then. Those of the busiest process tell how evenly the work is shared.",
+            " processor seconds vary by a quarter then. Those of the busiest process tell how evenly the work is"
+            " shared.",
         ),
     )
     path = out / "sparse_regression_scaling.json"
