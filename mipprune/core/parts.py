@@ -117,7 +117,7 @@ class Parts(Certificate):
 
     def _paired(self, problem: Problem) -> list[tuple[Certificate, Problem]]:
         parts = parts_of(problem)
-        if len(parts) != len(self.certificates):
+        if not parts or len(parts) != len(self.certificates):  # of one part it would add up nothing
             raise CertificateError(f"parts: {len(self.certificates)} certificates for {len(parts)} independent parts")
         return [(certificate, part.problem) for certificate, part in zip(self.certificates, parts, strict=True)]
 

@@ -17,6 +17,7 @@ BITS = 27
 LOWEST = -148
 """scores of a block are told apart in steps of at least 2^(LOWEST + 1 - BITS), which is next to nothing"""
 _WIDEST = 100  # exponent of a factor that is one number
+_WIDEST_DOUBLE = 1000  # exponent of a scale that float64 can hold
 _NOISE_BITS = 7
 
 
@@ -58,7 +59,8 @@ def encode(scores: Tensor, at_most: bool) -> Codes:
     scale = 1.0
     if scores.dtype == torch.float64:
         largest = float(scores.abs().max()) if scores.numel() else 0.0
-        scale = 2.0 ** -torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item() if largest else 1.0
+        power = torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item() if largest else 0
+        scale = 2.0 ** min(-power, _WIDEST_DOUBLE)  # what is smaller still stays that much below one
         scores = (scores * scale).float()
     if scores.device.type == "cpu" and has_numba():
         return _encode_compiled(scores, at_most, scale)

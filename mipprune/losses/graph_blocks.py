@@ -34,6 +34,7 @@ from ..core.certificate import Certificate, Tangent
 from ..core.parts import Part, added_up
 from ..core.problem import Problem
 from ..core.rational import log_below
+from ..core.replay import ON
 from ..core.separable import Separable
 from ..core.sparse_tree import SparseTree
 from ..errors import CertificateError, Unsupported
@@ -127,6 +128,8 @@ def _vectors(certificate: Certificate, part: Problem) -> Iterator[Array]:
         return
     if not isinstance(certificate, SparseTree):
         raise CertificateError(f"blocks: a {type(certificate).__name__} says nothing about the pairs across")
+    if bool((certificate.step_kind > ON).any()):
+        raise CertificateError("blocks: a tree narrows intervals, on which the vectors of its tangents would depend")
     leaf = (certificate.index < 0) & (certificate.children[:, 0] < 0)
     if bool((leaf & (certificate.step_start[1:] > certificate.step_start[:-1])).any()):
         raise CertificateError("blocks: a leaf has steps, after which its tangent is another one")

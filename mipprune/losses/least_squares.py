@@ -122,7 +122,7 @@ class LeastSquares(Loss):
         """Squared spectral norm of X with unit columns, from the smaller of the two Gram matrices."""
         scaled = self.design.double() * diagonal_split.inverse_root(self.design.double().square().sum(dim=0))
         small = scaled.mT @ scaled if scaled.shape[1] <= scaled.shape[0] else scaled @ scaled.mT
-        return float(torch.linalg.eigvalsh(small)[-1])
+        return float(torch.linalg.eigvalsh(small)[-1]) if len(small) else 0.0
 
     def majorant(self, v: Tensor) -> Separable:
         """See :meth:`Loss.majorant`."""

@@ -1,4 +1,4 @@
-"""The first point of an exact search: what a heuristic of the family finds quickly, or the repaired start of the loss."""
+"""The first point of an exact search: what a heuristic of the family finds quickly, or the repaired start."""
 
 from __future__ import annotations
 

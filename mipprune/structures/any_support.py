@@ -42,8 +42,8 @@ class AnySupport(PartitionBudget):
         return max(math.prod(shape), 1)
 
     def linked(self, shape: tuple[int, ...]) -> Tensor | None:
-        """See :meth:`Supports.linked`: no entry depends on another."""
-        return torch.arange(math.prod(shape)).reshape(shape)
+        """See :meth:`Supports.linked`: no entry depends on another, unless a subclass joins them."""
+        return torch.arange(math.prod(shape)).reshape(shape) if type(self) is AnySupport else None
 
     def constraints(self, z: Any) -> list[Any]:
         """See :meth:`Supports.constraints`: none but the fixings."""

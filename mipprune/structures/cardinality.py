@@ -87,6 +87,10 @@ class PerRow(PartitionBudget):
         """See :class:`PartitionBudget`: a row."""
         return shape[-1] if shape else 1
 
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """See :meth:`Supports.linked`: rows are independent, unless a subclass joins them."""
+        return self._numbered(shape) if type(self) is PerRow else None
+
     def describe(self) -> str:
         """See :meth:`Supports.describe`."""
         return f"||w_r||_0 <= {self.count} for every row r"

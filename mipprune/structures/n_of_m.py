@@ -59,6 +59,10 @@ class NofM(PartitionBudget):
         """See :meth:`Supports.largest_count`: of an array with one group."""
         return self.n if size == self.m and self.on is None and self.off is None else None
 
+    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
+        """See :meth:`Supports.linked`: groups are independent, unless a subclass joins them."""
+        return self._numbered(shape) if type(self) is NofM else None
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """See :meth:`Supports.check_shape`."""
         if not shape or shape[-1] % self.m:

@@ -135,10 +135,9 @@ class PartitionBudget(Supports):
         full = on_blocks.sum(dim=1, keepdim=True) >= self.budget
         return on, (off_blocks | (full & ~on_blocks)).reshape(off.shape)
 
-    def linked(self, shape: tuple[int, ...]) -> Tensor | None:
-        """See :meth:`Supports.linked`: blocks are independent."""
-        size = self.block_size(shape)
-        return (torch.arange(math.prod(shape)) // size).reshape(shape)
+    def _numbered(self, shape: tuple[int, ...]) -> Tensor:
+        """The block of each entry; a family whose blocks are independent gives it as ``linked``."""
+        return (torch.arange(math.prod(shape)) // self.block_size(shape)).reshape(shape)
 
     def part(self, entries: Tensor, shape: tuple[int, ...]) -> Self:
         """See :meth:`Supports.part`: the same budget in the blocks that are left."""

@@ -124,6 +124,30 @@ def test_wrong_certificates_are_refused() -> None:
         parts.bound(layer(Cardinality(6)))
 
 
+def test_no_parts_prove_nothing() -> None:
+    """An empty sum is 0, which a problem that does not fall apart may well go below."""
+    whole = Problem(mp.Quadratic(torch.eye(2), torch.ones(1, 2), -5.0), Sparse(NofM(1, 2)))
+    for proves in (Parts(()).bound, Parts(()).rational_bound):
+        with pytest.raises(mp.CertificateError, match="0 independent parts"):
+            proves(whole)
+
+
+def test_a_subclass_that_asks_for_more_stays_whole() -> None:
+    class OneInAll(NofM):
+        def violation(self, mask: Tensor) -> int:
+            return super().violation(mask) + max(int(mask.sum()) - 1, 0)
+
+    assert parts_of(Problem(layer(NofM(2, 4)).loss, Sparse(OneInAll(2, 4)))) == ()
+
+
+def test_a_column_of_zeros_is_a_part_of_its_own() -> None:
+    design = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    problem = Problem(LeastSquares(design, torch.tensor([1.0, 1.5])), Sparse(AnySupport(), price=0.1))
+    solution = BranchAndBound().solve(problem, budget=mp.Budget(gap=1e-6))
+    assert solution.value == pytest.approx(enumerate_optimum(problem)[0], rel=1e-6)
+    mp.check(problem, solution)
+
+
 def test_what_is_joined_does_not_fall_apart() -> None:
     assert parts_of(layer(Cardinality(6))) == ()
     assert parts_of(layer(NofM(2, 4), rows=1)) == ()

@@ -168,6 +168,22 @@ def test_blocks_that_are_linked_after_all_are_merged(monkeypatch: pytest.MonkeyP
         mp.check(problem, solution)
 
 
+def test_trees_that_narrow_intervals_are_refused() -> None:
+    """Below such a step the vectors of a tangent would be others than those that bound the pairs across."""
+    problem = separate(5, 2, 0.004, 1)
+    solution = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=0.0, absolute_gap=1e-4))
+    assert isinstance(solution.certificate, GraphBlocks)
+    trees = [tree for tree in solution.certificate.certificates if isinstance(tree, mp.SparseTree)]
+    assert any(len(tree.step_kind) for tree in trees), "there is nothing to alter"
+    altered = tuple(replace(tree, step_kind=torch.full_like(tree.step_kind, 2)) for tree in trees)
+    wrong = GraphBlocks(solution.certificate.labels, altered)
+    with pytest.raises(mp.CertificateError, match="intervals"):
+        wrong.gains(problem)
+    for proves in (wrong.bound, wrong.rational_bound):
+        with pytest.raises(mp.CertificateError):
+            proves(problem)
+
+
 def test_an_empty_graph_needs_no_tree_and_other_problems_no_blocks() -> None:
     problem = graphical_model(torch.eye(5, dtype=torch.float64), l0=0.1, l2=0.1, covariance=True)
     solution = mp.solve(problem, mp.BranchAndBound())

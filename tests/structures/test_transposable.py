@@ -232,6 +232,13 @@ def test_narrow_and_whole_numbers_are_scores() -> None:
         assert TransposableNofM(2, 4).select(scores.to(dtype)).value == wide.value
 
 
+@pytest.mark.parametrize("m", [4, 8, 32])
+def test_subnormal_scores_are_scores(m: int) -> None:
+    tiny = 1e-310 * torch.rand(m, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found, usual = TransposableNofM(m // 2, m).select(tiny), TransposableNofM(m // 2, m).select(1e10 * (1e300 * tiny))
+    assert 0 < found.value <= found.bound and 1e10 * (1e300 * found.value) == pytest.approx(usual.value, rel=1e-6)
+
+
 def test_bad_arguments_and_data() -> None:
     with pytest.raises(mp.InvalidProblem, match="1 <= n <= m"):
         TransposableNofM(5, 4)

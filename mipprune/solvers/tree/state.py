@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -74,9 +75,19 @@ def unpack(search: Search, arrays: dict[str, Array]) -> None:
     search.renew()
 
 
+def _digest(arrays: dict[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def save_state(path: Path, fingerprint: str, settings: Settings, arrays: dict[str, Array]) -> None:
     """Write a state beside the file and move it into place: a crash leaves the old file or the new one."""
-    header = json.dumps({"format": _FORMAT, "fingerprint": fingerprint, "settings": asdict(settings)})
+    about = {"format": _FORMAT, "fingerprint": fingerprint, "settings": asdict(settings), "sha256": _digest(arrays)}
+    header = json.dumps(about)
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -109,6 +120,8 @@ def load_state(path: Path, fingerprint: str, settings: Settings) -> dict[str, Ar
         raise InvalidProblem(f"{str(path)!r} is no checkpoint of a tree, or it is damaged ({error})") from error
     if header.get("format") != _FORMAT:
         raise InvalidProblem(f"{str(path)!r} was written by another version (format {header.get('format')})")
+    if header.get("sha256") != _digest(arrays):
+        raise InvalidProblem(f"{str(path)!r} is damaged: its SHA-256 differs")
     if header["fingerprint"] != fingerprint:
         raise InvalidProblem(f"{str(path)!r} was written for another problem: data or structure differ")
     differing = [
