@@ -97,7 +97,12 @@ def test_states_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path, monke
     with pytest.raises(mp.InvalidProblem, match="no checkpoint"):
         solver.solve(problem, resume=tmp_path / "none.state")
     whole = file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"\x00" * 100, whole[:3000] + b"\x01" + whole[3001:]):
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    arrays["point.value"] = arrays["point.value"] + 1.0
+    np.savez(tmp_path / "altered.npz", **arrays)
+    altered = (tmp_path / "altered.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\x00" * 100, altered):
         file.write_bytes(damaged)
         with pytest.raises(mp.InvalidProblem, match="damaged"):
             solver.solve(problem, budget=mp.Budget(gap=1e-5), resume=file)
