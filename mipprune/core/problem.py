@@ -265,6 +265,44 @@ class Problem:
         cost, constraints = self.structure.model(w, used, strength=strength, bounds=box, relax=relax, scale=scale)
         return cp.Problem(cp.Minimize(scale * (loss.expression(w, used, scale) + cost)), constraints)
 
+    def box_validity(self, value: float) -> str:
+        """Tell what a bound says of the same problem without its box.
+
+        Parameters
+        ----------
+        value : float
+            Of a feasible point, such as ``solution.value``.
+
+        Returns
+        -------
+        {"none", "proven", "given"}
+            ``"none"``: there is no box. ``"proven"``: no point outside the box, with the same structure, has at most
+            this value, so that optima and bounds up to it are those of the problem without the box. ``"given"``: the
+            box may exclude better points, and the certificate speaks of the problem with it.
+
+        Examples
+        --------
+        >>> import torch, mipprune as mp
+        >>> x, y = torch.eye(3, dtype=torch.float64), torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
+        >>> options = {"l0": 0.1, "l2": 0.5, "fit_intercept": False, "standardize": False}
+        >>> build = mp.formulations.sparse_regression
+        >>> [build(x, y, box=box, **options).box_validity(0.645) for box in (None, 10.0, 0.1)]
+        ['none', 'proven', 'given']
+        """
+        structure = self.structure
+        if not isinstance(structure, Sparse) or structure.box is None:
+            return "none"
+        loss = self.reference.loss
+        least = float(torch.as_tensor(structure.price_per_entry).min())  # what a point outside pays at least
+        level = loss.level_box(value - least + 1e-9 * loss.scale)
+        if level is None:
+            return "given"
+        lower, upper = (torch.as_tensor(side, dtype=torch.float64).cpu().expand(self.shape) for side in structure.box)
+        inside = (torch.minimum(level[0], torch.zeros_like(lower)) >= lower) & (
+            torch.maximum(level[1], torch.zeros_like(upper)) <= upper
+        )
+        return "proven" if bool(inside.all()) else "given"
+
     def write(self, path: str | Path, strength: str = "perspective") -> None:
         """Write the mixed-integer model for another solver; the suffix decides: ``.mps``, ``.lp`` or ``.cip``."""
         from .canonical import write_model

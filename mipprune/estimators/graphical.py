@@ -59,6 +59,8 @@ class L0GraphicalModel(BaseEstimator):
     refitted_ : bool
     gap_in_edges_ : float or None
         Proven distance of the objective from the best one, in prices of an edge.
+    box_validity_ : {"none", "proven", "given"}
+        Whether that holds without the box too, see :meth:`mipprune.Problem.box_validity`.
     solution_, problem_
         On standardised data, for :func:`mipprune.check`.
     n_features_in_, feature_names_in_
@@ -126,6 +128,7 @@ class L0GraphicalModel(BaseEstimator):
         bound = self.solution_.bound
         known = bound is not None and self.l0 > 0
         self.gap_in_edges_ = max(0.0, self.solution_.value - float(bound or 0.0)) / self.l0 if known else None
+        self.box_validity_ = self.problem_.box_validity(self.solution_.value)
         p = X.shape[1]
         rows, columns = torch.triu_indices(p, p, 1)
         chosen = (point != 0).cpu()

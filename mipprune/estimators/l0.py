@@ -79,6 +79,8 @@ class L0Regressor(_Linear):
     problem_ : Problem
     gap_ : float or None
         Proven relative gap of the objective.
+    box_validity_ : {"none", "proven", "given"}
+        Whether ``gap_`` speaks of the problem without the box too, see :meth:`mipprune.Problem.box_validity`.
     n_features_in_, feature_names_in_
 
     Notes
@@ -139,6 +141,7 @@ class L0Regressor(_Linear):
         self.problem_ = data.problem(l0=price, l2=self.l2, k=count, box=self.box)
         self.solution_ = _solve(self.problem_, self.solver, self.time_limit, self.gap, None)
         self.gap_ = self.solution_.gap
+        self.box_validity_ = self.problem_.box_validity(self.solution_.value)
         self.coef_, self.intercept_ = _restored(data, self.solution_)
         return self
 
@@ -259,6 +262,7 @@ class L0RegressorCV(_Linear):
         start = solutions[best].point
         self.solution_ = _solve(self.problem_, self.solver, self.time_limit, self.gap, start)
         self.gap_ = self.solution_.gap
+        self.box_validity_ = self.problem_.box_validity(self.solution_.value)
         self.coef_, self.intercept_ = _restored(data, self.solution_)
         return self
 

@@ -33,8 +33,8 @@ from mipprune import (
     Unsupported,
 )
 from mipprune.core.solver import Watch, accept
-from mipprune.formulations import layerwise
-from mipprune.testing import check_problem
+from mipprune.formulations import layerwise, sparse_regression
+from mipprune.testing import check_problem, enumerate_optimum
 
 GENERATOR = torch.Generator().manual_seed(11)
 INPUTS = torch.randn(40, 6, generator=GENERATOR, dtype=torch.float64)
@@ -257,3 +257,22 @@ def test_a_rejected_problem_names_solver_and_reason() -> None:
 def test_a_separable_model_evaluates_itself_in_float64() -> None:
     model = Separable(constant=1.0, linear=torch.tensor([1e8]), curvature=torch.tensor(2.0))
     assert model.value(torch.tensor([1.0])) == 1e8 + 2.0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_proven_box_cuts_nothing_off(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((8, 5), (8,)))
+    options = {"l0": 0.2, "l2": 0.05 + 0.2 * (seed % 3), "fit_intercept": False, "standardize": False}
+    free = sparse_regression(x, y, box=None, **options)
+    best = enumerate_optimum(free)[0]
+    seen = set()
+    for box in (0.05, 0.3, 1.0, 3.0, 100.0):
+        boxed = sparse_regression(x, y, box=box, **options)
+        value = enumerate_optimum(boxed)[0]
+        seen.add(boxed.box_validity(value))
+        if boxed.box_validity(value) == "proven":
+            assert value == pytest.approx(best, rel=1e-9)
+        if value > best * (1 + 1e-6):
+            assert boxed.box_validity(value) == "given"
+    assert seen == {"given", "proven"} and free.box_validity(best) == "none"
