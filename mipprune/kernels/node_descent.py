@@ -24,6 +24,7 @@ __all__ = ["closeness", "correlations", "largest_sum", "relax", "tangent_bound"]
 
 _compiled = compiled_if_possible()
 _fast = compiled_if_possible(fastmath={"contract", "reassoc"})
+_PATIENCE = 10_000_000_000  # products in one relaxation, some seconds: whoever called then looks at the clock
 
 
 @_fast
@@ -165,7 +166,8 @@ def relax(  # type: ignore[no-untyped-def]
         Start (0 where off); on return the point with the best bound, its correlations and gains. ``best`` is workspace.
     cutoff, accuracy : float
     rounds : int
-        Of solving on the active set and looking at all entries.
+        Of solving on the active set and looking at all entries. A relaxation also ends, unsolved, after so many
+        products that it would take seconds.
 
     Returns
     -------
@@ -215,6 +217,7 @@ def relax(  # type: ignore[no-untyped-def]
     cutoff = cutoff if cutoff < math.inf else 1e300
     missing = correlations(rows, slot, b, shift, t, c)
     inner = 40
+    spent = 0
     strict = 1e-3
     for step in range(rounds):
         # The bound of the present point, and entries that the active set lacks.
@@ -264,7 +267,7 @@ def relax(  # type: ignore[no-untyped-def]
             bound >= cutoff or (added == 0 and settled and value - bound <= max(tolerance, slack * (cutoff - bound)))
         ):
             break
-        if count == 0 or step == rounds - 1:
+        if count == 0 or step == rounds - 1 or spent > _PATIENCE:
             break
         if limited and step > 0 and not settled:
             if total_share > left:
@@ -306,6 +309,9 @@ def relax(  # type: ignore[no-untyped-def]
             strict *= 0.1
             inner = min(2 * inner, 20000)
         for number in range(inner):
+            spent += count * count
+            if spent > _PATIENCE:
+                break
             moved = sweep(matrix, small[0], small[1], small[2], small[3], small[4], small[5], kept, sides, count)
             if moved <= goal:
                 break
