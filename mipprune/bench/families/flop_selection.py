@@ -108,6 +108,7 @@ def _build(
 
 _SOLVERS: dict[str, Callable[[], Solver]] = {
     "prefix-search": solvers.Oracle,
+    "tree": solvers.BranchAndBound,
     "golden-section": solvers.GoldenSection,
     "greedy": solvers.GreedyBudget,
     "highs": solvers.Highs,
