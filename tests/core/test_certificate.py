@@ -20,7 +20,6 @@ from mipprune import (
     LeastSquares,
     MippruneError,
     NofM,
-    PerRow,
     Problem,
     Proof,
     Quadratic,
@@ -41,8 +40,8 @@ GENERATOR = torch.Generator().manual_seed(21)
 INPUTS = torch.randn(30, 5, generator=GENERATOR, dtype=torch.float64)
 INPUTS += 1.5 * torch.randn(30, 1, generator=GENERATOR, dtype=torch.float64)  # correlated, so that trees have branches
 WEIGHT = torch.randn(2, 5, generator=GENERATOR, dtype=torch.float64)
-PROBLEM = layerwise(WEIGHT, INPUTS.T @ INPUTS, PerRow(2))
-OTHER = layerwise(WEIGHT, INPUTS.T @ INPUTS, PerRow(3))
+PROBLEM = layerwise(WEIGHT, INPUTS.T @ INPUTS, Cardinality(4))
+OTHER = layerwise(WEIGHT, INPUTS.T @ INPUTS, Cardinality(6))
 REGRESSION = Problem(LeastSquares(INPUTS, INPUTS @ WEIGHT[0], 0.5), Sparse(Cardinality(2), price=0.1))
 
 

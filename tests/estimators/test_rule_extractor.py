@@ -123,7 +123,9 @@ def test_weights_repeat_samples(diabetes: tuple[pd.DataFrame, pd.Series]) -> Non
 
 def test_the_tree_proves_the_choice(diabetes: tuple[pd.DataFrame, pd.Series]) -> None:
     X, y = diabetes
-    model = RuleExtractorRegressor(n_rules=3, n_estimators=5, antichain=False, solver="tree", random_state=0).fit(X, y)
+    model = RuleExtractorRegressor(
+        n_rules=3, n_estimators=5, antichain=False, solver="tree", time_limit=300.0, random_state=0
+    ).fit(X, y)
     assert model.gap_ <= 1e-4 and model.solution_.status is mp.Status.OPTIMAL
     mp.check(model.problem_, model.solution_)
 
