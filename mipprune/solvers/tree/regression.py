@@ -267,24 +267,6 @@ class RegressionBound(Columns):
         paid = point * (slope - l2 * point) + l2 * moved**2 - slope * moved + 0.5 * stiff * (moved - t) ** 2
         up[inside] = np.where(free, np.maximum(paid, 0.0), 0.0)
         return down, up
-        l2 = 0.5 * relaxed.curvature[inside]
-        shift = relaxed.curvature[inside] - self.ridge[inside]
-        matrix = self.products(inside) if len(inside) <= _WIDEST else np.diag(self.gram.diagonal[inside])
-        share = relaxed.shares[inside]
-        bent = np.where(share >= 1.0, 2.0 * l2, 0.0)
-        matrix[np.diag_indices(len(inside))] += bent - shift
-        matrix[np.diag_indices(len(inside))] += 1e-9 * np.abs(matrix.diagonal()) + 1e-300
-        stiff = np.abs(matrix.diagonal())
-        if len(inside) <= _EXACT:
-            with contextlib.suppress(np.linalg.LinAlgError):
-                stiff = 1.0 / np.diagonal(np.linalg.inv(matrix))
-        stiff = np.maximum(stiff, 0.0)
-        t = relaxed.primal[inside]
-        l0 = l2 * (t / np.maximum(share, 1e-300)) ** 2
-        gain = relaxed.gains[inside]
-        down[inside] = np.where(free, 0.5 * stiff * t * t + np.maximum(gain, 0.0), 0.0)
-        up[inside] = np.where(free, l0 * (1 - share) ** 2 * stiff / np.maximum(stiff + 2 * l2, 1e-300), 0.0)
-        return down, up
 
     def renewed(self) -> RegressionBound:
         """See :class:`NodeBound`; X'X stays where it was formed as a whole, at once."""
