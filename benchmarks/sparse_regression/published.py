@@ -1,9 +1,9 @@
-"""The standard instances of the L0BnB experiments: nodes, seconds and gaps of the tree beside published codes.
+"""The standard instances of the L0BnB experiments: nodes, seconds and gaps of the tree beside other codes.
 
     python -m benchmarks.sparse_regression.published [--samples 500] [--columns 1000] [--rho 0.1] [--snr 10] [--l2 0.01]
         [--seeds 10] [--seconds 20] [--gaps 0.01 0.0001] [--peer-python l0bnb=PYTHON] [--peer-python el0ps=PYTHON]
 
-The published codes run in environments of their own; without one, that code is left out. Every code runs on one thread,
+El0ps and l0bnb run in environments of their own; without one, that code is left out. Every code runs on one thread,
 is compiled before its clock starts, and starts cold, but for a second run of l0bnb from the support that matching
 pursuit finds. Tolerances are matched: see ``mipprune.bench.peers.El0ps``. All values are computed here from the
 coefficients, and the true gap of each is that to the best checked bound of the same run.
@@ -45,6 +45,8 @@ _SOLVERS: dict[str, mp.Solver | None] = {
     "el0ps": El0ps(),
     "l0bnb, cold": L0bnb(warm=False),
     "l0bnb, warm start": L0bnb(),
+    "SCIP": mp.solvers.Scip(),
+    "HiGHS": mp.solvers.Highs(),
 }
 
 
@@ -81,7 +83,7 @@ def own(problem: mp.Problem, gap: float, seconds: float) -> dict[str, Any]:
 
 
 def peer(solver: mp.Solver, problem: mp.Problem, gap: float, seconds: float) -> dict[str, Any]:
-    """Run a published code and judge its answer."""
+    """Run another code and judge its answer."""
     try:
         answer = solver.solve(problem, budget=mp.Budget(gap=gap, seconds=seconds))
     except mp.MippruneError as error:
@@ -98,7 +100,7 @@ def peer(solver: mp.Solver, problem: mp.Problem, gap: float, seconds: float) -> 
         "nodes": answer.stats.nodes,
         "seconds": rounded(answer.stats.seconds or 0.0),
         "remark": "; ".join([answer.stop.value, *verdict.faults]),
-        "peer_versions": versions_elsewhere(),
+        **({"peer_versions": versions} if (versions := versions_elsewhere()) else {}),
     }
 
 
@@ -117,8 +119,8 @@ def fresh(options: argparse.Namespace) -> Record:
         notes=(
             "The true gap is (value - b)/value with b the best checked bound of the same seed, which the tree proves. "
             "A solver's own gap uses its own bound: checked for the tree, the package's word for the others.",
-            "El0ps is given the absolute gap that is the relative one asked for (its engine scales the relative gap by "
-            "max(1, |objective|)). l0bnb begins cold, and once more from the support of matching pursuit: its authors "
+            "SCIP and HiGHS solve the perspective form. El0ps is given the absolute gap that is the relative one asked for "
+            "(its engine scales the relative gap by max(1, |objective|)). l0bnb begins cold, and once more from the support of matching pursuit: its authors "
             "begin with one of L0Learn. Where it does not come to the first gap within the limit, the second is not "
             "tried. Seconds are those of solving alone, on one thread, after a run that compiles.",
         ),
