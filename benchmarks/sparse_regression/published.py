@@ -119,10 +119,11 @@ def fresh(options: argparse.Namespace) -> Record:
         notes=(
             "The true gap is (value - b)/value with b the best checked bound of the same seed, which the tree proves. "
             "A solver's own gap uses its own bound: checked for the tree, the package's word for the others.",
-            "SCIP and HiGHS solve the perspective form. El0ps is given the absolute gap that is the relative one asked for "
-            "(its engine scales the relative gap by max(1, |objective|)). l0bnb begins cold, and once more from the support of matching pursuit: its authors "
-            "begin with one of L0Learn. Where it does not come to the first gap within the limit, the second is not "
-            "tried. Seconds are those of solving alone, on one thread, after a run that compiles.",
+            "SCIP and HiGHS solve the perspective form. El0ps is given the absolute gap that is the relative one "
+            "asked for (its engine scales the relative gap by max(1, |objective|)). l0bnb begins cold, and once more "
+            "from the support of matching pursuit: its authors begin with one of L0Learn. Where one does not come to "
+            "the first gap within the limit, the second is not tried. Seconds are those of solving alone, on one "
+            "thread, after a run that compiles.",
         ),
     )
 
