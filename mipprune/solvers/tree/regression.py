@@ -17,6 +17,7 @@ from ...core.adapters import Sparse
 from ...core.problem import Problem
 from ...kernels.gram_rows import GramRows
 from ...losses.least_squares import LeastSquares
+from .batches import Batches
 from .columns import FULL, MEMORY, Columns
 from .live import Cell, Live, Solved
 from .probes import Prober
@@ -36,11 +37,14 @@ _COARSE = 4096  # columns up to which X'X is formed at once in float32
 class RegressionBound(Columns):
     """Perspective relaxations by coordinate descent; the ridge, and curvature of X'X where few columns are left."""
 
+    device: str = "cpu"
+    """where nodes are relaxed that are evaluated together"""
+
     @classmethod
     def of(cls, problem: Problem) -> RegressionBound:
         """Return the strategy for a problem of the right kind."""
-        structure, loss = problem.structure, problem.reference.loss
-        assert isinstance(structure, Sparse) and isinstance(loss, LeastSquares)
+        structure, loss, declared = problem.structure, problem.reference.loss, problem.loss
+        assert isinstance(structure, Sparse) and isinstance(loss, LeastSquares) and isinstance(declared, LeastSquares)
         size = problem.size
         most = structure.supports.largest_count(size)
         assert most is not None
@@ -50,8 +54,9 @@ class RegressionBound(Columns):
 
         lower, upper = structure.box or (-math.inf, math.inf)
         return cls(
-            loss, np.arange(size), spread(structure.price_per_entry), spread(lower), spread(upper), min(most, size)
-        )
+            loss, np.arange(size), spread(structure.price_per_entry), spread(lower), spread(upper), min(most, size),
+            device=str(declared.design.device),
+        )  # fmt: skip
 
     @staticmethod
     def takes(problem: Problem) -> bool:
@@ -79,6 +84,16 @@ class RegressionBound(Columns):
         """The columns near their thresholds."""
         return Live(self)
 
+    @property
+    def solver(self) -> Live | RegressionBound:
+        """What solves relaxations."""
+        return self.live if self.wide else self
+
+    @cached_property
+    def batches(self) -> Batches:
+        """What relaxes many nodes at once."""
+        return Batches(self)
+
     @cached_property
     def prober(self) -> Prober:
         """What tightens intervals."""
@@ -104,10 +119,15 @@ class RegressionBound(Columns):
         """See :class:`NodeBound`."""
         cell, t = self.cell(node), self.dense(node.start)
         t[cell.fixed < 0] = 0.0
-        solver = self.live if self.wide else self
-        solved = solver.solve(cell, t, self.last_price, cutoff, accuracy, stop)
+        solved = self.solver.solve(cell, t, self.last_price, cutoff, accuracy, stop)
         self.last_price = solved.price if cell.left < len(t) else 0.0
         return [self.relaxed_of(node, cell, solved)]
+
+    def evaluate_together(
+        self, nodes: list[Node], cutoff: float, accuracy: float, stop: Callable[[], bool]
+    ) -> list[list[Relaxed]]:
+        """See :class:`~mipprune.solvers.tree.strategy.Batching`."""
+        return self.batches.evaluate(self, nodes, cutoff, accuracy, stop)
 
     def relaxed_of(self, node: Node, cell: Cell, solved: Solved) -> Relaxed:
         """Return a solved cell of a node in the terms of the search."""
@@ -298,7 +318,9 @@ class RegressionBound(Columns):
             self.rows_of[torch.from_numpy(places)].mT, self.loss.response, torch.from_numpy(self.ridge[places])
         )
         sides = self.price[places], self.lower[places], self.upper[places]
-        return RegressionBound(loss, self.columns[places], *sides, min(self.most, len(places)), whole=False)
+        return RegressionBound(
+            loss, self.columns[places], *sides, min(self.most, len(places)), whole=False, device=self.device
+        )
 
     def products(self, inside: Array) -> Array:
         """Return X'X for some columns, a fresh array."""

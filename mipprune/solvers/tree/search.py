@@ -14,7 +14,7 @@ from ...core.solver import Watch
 from .experience import Experience
 from .ledger import Ledger
 from .steps import discard
-from .strategy import Node, NodeBound, Point, Probing, Relaxed
+from .strategy import Batching, Node, NodeBound, Point, Probing, Relaxed
 from .universes import Universes
 
 __all__ = ["Search", "Settings"]
@@ -34,6 +34,8 @@ class Settings:
     weight: float = 0.8
     memory: float = 4.0
     heuristic_every: int = 1
+    batch: int = 1
+    """open nodes that are relaxed at a time, where the strategy can"""
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class Search:
         self.universes = Universes(self.strategy, self.size, self.base)
         self.expected: dict[int, tuple[int, int, float, float]] = {}
         self.experience = Experience(self.size)
+        self.ready: dict[int, tuple[Node, list[Relaxed]]] = {}  # open nodes that were relaxed with others
 
     @property
     def cutoff(self) -> float:
@@ -102,11 +105,13 @@ class Search:
         self.universes.renew()
         self.strategy = self.universes.root
         self.experience.news.clear()
+        self.ready.clear()
 
     @property
     def next_renewal(self) -> int:
         """Number of evaluated nodes at which :meth:`renew` is due."""
-        return (self.evaluated // _RENEWAL + 1) * _RENEWAL
+        every = max(_RENEWAL, 4 * self.settings.batch)
+        return (self.evaluated // every + 1) * every
 
     def run(self, nodes: float = math.inf) -> Stop | None:
         """Work until the tree is closed or a limit is reached; an interrupt leaves the node at hand open.
@@ -120,6 +125,8 @@ class Search:
             reason = self.due()
             if reason is not None:
                 return reason
+            if self.settings.batch > 1 and self.heap[0][1] not in self.ready:
+                self._prepare()
             item = heapq.heappop(self.heap)
             diving = self.settings.dive_every and self.evaluated % self.settings.dive_every == 0
             before = self.value
@@ -141,6 +148,19 @@ class Search:
         if reason is None and self.ledger.nbytes + 200 * len(self.heap) > self.settings.memory * 2**30:
             return Stop.NODES
         return reason
+
+    def _prepare(self) -> None:
+        """Relax the best open nodes at once; a later incumbent may make some of that work useless."""
+        groups: dict[int, list[tuple[float, int]]] = {}
+        for bound, number in heapq.nsmallest(self.settings.batch, self.heap):
+            if number not in self.ready and bound < self.cutoff:
+                groups.setdefault(int(self.ledger.universe.data[number]), []).append((bound, number))
+        for universe, items in groups.items():
+            strategy = self.universes[universe].strategy
+            if isinstance(strategy, Batching):
+                nodes = [self.state(number, bound) for bound, number in items]
+                together = strategy.evaluate_together(nodes, self.cutoff, self.accuracy, self.stopping)
+                self.ready.update({node.number: (node, found) for node, found in zip(nodes, together, strict=True)})
 
     def _work(self, item: tuple[float, int], diving: bool) -> None:
         for depth in itertools.count():
@@ -194,13 +214,14 @@ class Search:
 
     def process(self, number: int, bound: float) -> list[tuple[float, int]]:
         """Evaluate a node, store what follows, and return its open children as (bound, number), the likeliest first."""
-        node = self.state(number, bound)
+        node, prepared = self.ready.pop(number) if number in self.ready else (self.state(number, bound), None)
         universe = int(self.ledger.universe.data[number])
         strategy = self.universes[universe].strategy
         first = self.expected.pop(number, None)
         stored = False
         while True:
-            found = strategy.evaluate(node, self.cutoff, self.accuracy, self.stopping)
+            found = prepared or strategy.evaluate(node, self.cutoff, self.accuracy, self.stopping)
+            prepared = None
             self.evaluated += 1
             self._search_incumbent(node, found[-1], strategy)
             if first is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Array", "Node", "NodeBound", "Point", "Probing", "Relaxed"]
+__all__ = ["Array", "Batching", "Node", "NodeBound", "Point", "Probing", "Relaxed"]
 
 Array = np.ndarray[Any, Any]
 Point = tuple[Array, Array]
@@ -117,3 +117,13 @@ class Probing(Protocol):
         Each is evaluated in the node with the steps of those before it (:func:`~mipprune.solvers.tree.steps.discard`,
         intervals included). After the last one the node is evaluated again, unless there was none.
         """
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A strategy that can evaluate many nodes at once."""
+
+    def evaluate_together(
+        self, nodes: list[Node], cutoff: float, accuracy: float, stop: Callable[[], bool]
+    ) -> list[list[Relaxed]]:
+        """Return for each node what :meth:`NodeBound.evaluate` would, up to the accuracy."""
