@@ -165,16 +165,26 @@ class State:
         """Apply the steps of a node."""
         for kind in (OFF, ON):
             self.fix(entries[kinds == kind], kind, node)
-        for number in np.flatnonzero(kinds > ON):
-            entry, kind, value = entries[number : number + 1], int(kinds[number]), float(values[number])
-            part = {LOWER: self.lower, UPPER: self.upper, LIMIT: self.limits}[kind]
-            if part is None or not 0 <= entry[0] < len(part) or np.isnan(value):
-                raise CertificateError(f"tree: node {node} narrows something that does not exist")
-            if kind != LIMIT and (self.fixed[entry[0]] < 0 or not self.intervals):
-                raise CertificateError(f"tree: node {node} narrows the interval of an entry that is off")
-            if (value < part[entry[0]]) if kind == LOWER else (value > part[entry[0]]):
+        for kind in (LOWER, UPPER, LIMIT):
+            inside = kinds == kind
+            if inside.any():
+                self._narrow(entries[inside], kind, values[inside], node)
+
+    def _narrow(self, entries: Array, kind: int, values: Array, node: int) -> None:
+        """Move sides of intervals, or limits; of several moves of the same one each must go on from the last."""
+        part = {LOWER: self.lower, UPPER: self.upper, LIMIT: self.limits}[kind]
+        if part is None or entries.min() < 0 or entries.max() >= len(part) or np.isnan(values).any():
+            raise CertificateError(f"tree: node {node} narrows something that does not exist")
+        if kind != LIMIT and (not self.intervals or (self.fixed[entries] < 0).any()):
+            raise CertificateError(f"tree: node {node} narrows the interval of an entry that is off")
+        while len(entries):
+            again = np.ones(len(entries), dtype=bool)
+            again[np.unique(entries, return_index=True)[1]] = False
+            once, new = entries[~again], values[~again]
+            if ((new < part[once]) if kind == LOWER else (new > part[once])).any():
                 raise CertificateError(f"tree: node {node} widens an interval")
-            self._change(part, entry, value)
+            self._change(part, once, new)
+            entries, values = entries[again], values[again]
 
     def room(self, rows: int) -> tuple[Array, Array, Array, Array | None]:
         """Return arrays for the states of so many nodes."""

@@ -28,6 +28,8 @@ from mipprune import (
     save,
 )
 from mipprune.core.arrays import exact
+from mipprune.core.replay import LIMIT, LOWER, OFF, UPPER
+from mipprune.core.sparse_walk import State
 from tests.core.trees import random_tree
 
 
@@ -192,6 +194,34 @@ def test_one_tangent_serves_a_whole_tree() -> None:
         one, bound = replace(tree, tangent=torch.zeros_like(tree.tangent)).sealed(problem)
         assert bound <= optimum(problem)
         assert bound <= one.rational_bound(problem) <= optimum(problem) * (1 + 1e-12)
+
+
+def test_intervals_move_inwards_one_step_after_the_other() -> None:
+    """Steps of one node may move the same side several times; none may move it back, and all can be undone."""
+    problem = make(np.random.default_rng(3), rows=6, size=4, form="price")
+    problem = Problem(problem.loss, Sparse(AnySupport(), (-1.0, 1.0), 0.1))
+
+    def applied(state: State, *steps: tuple[int, int, float]) -> None:
+        entries, kinds, values = (np.array(part) for part in zip(*steps, strict=True))
+        state.apply(entries, kinds, values, 7)
+
+    state = State(problem)
+    applied(state, (0, LOWER, -0.5), (2, UPPER, 0.5), (0, LOWER, -0.2), (0, UPPER, 0.9), (1, OFF, 0.0))
+    assert state.lower.tolist() == [-0.2, -1.0, -1.0, -1.0] and state.upper.tolist() == [0.9, 1.0, 0.5, 1.0]
+    assert state.fixed.tolist() == [0, -1, 0, 0]
+    for steps, message in (
+        ([(0, LOWER, 0.1), (0, LOWER, 0.0)], "widens"),
+        ([(3, UPPER, 0.1), (2, UPPER, 0.6)], "widens"),
+        ([(3, UPPER, 0.1), (1, UPPER, 0.6)], "that is off"),
+        ([(3, LOWER, float("nan"))], "does not exist"),
+        ([(3, LOWER, 0.0), (4, LOWER, 0.0)], "does not exist"),
+        ([(-1, LOWER, 0.0)], "does not exist"),
+        ([(0, LIMIT, 0.0)], "does not exist"),
+    ):
+        with pytest.raises(CertificateError, match=message):
+            applied(state, *steps)
+    state.undo(0)
+    assert state.lower.tolist() == [-1.0] * 4 and state.upper.tolist() == [1.0] * 4 and not state.fixed.any()
 
 
 def test_other_structures_are_refused() -> None:

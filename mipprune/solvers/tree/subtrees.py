@@ -33,6 +33,8 @@ __all__ = ["Part", "explore", "graft", "search_together"]
 
 _ALONE = 0.5  # seconds of work before processes are asked for help
 _SECONDS = 0.5  # of processor time in a task: enough to outweigh sending, on a busy machine too, and to spread evenly
+_ASIDE = 16  # nodes that the coordinator evaluates between two looks at the tasks, while the processes are starting
+_WAIT = 0.5  # seconds between two looks otherwise
 _OPEN = 4  # open nodes for each worker from which on work is handed out
 _MOST = 32  # nodes in one task
 _NUMBERS = 1 << 21  # numbers in the states of the nodes of one task
@@ -55,6 +57,8 @@ class Task(NamedTuple):
     value: float
     settings: Settings
     experience: Experience
+    evaluated: int
+    """nodes that were evaluated before; dives and local searches go by this count"""
     seconds: float
     """until the run's limit"""
     threads: int
@@ -83,6 +87,7 @@ class _Helper(Search):
 
     board: Board | None = None
     best: tuple[float, Point] | None = None
+    first: int = 0
     until: float = np.inf
     interrupts: Interrupts | None = None
 
@@ -108,7 +113,7 @@ class _Helper(Search):
             return Stop.USER
         if self.board is not None and self.board.value < self.value:
             self.value = self.board.value  # its point is on the way to the coordinator
-        if self.evaluated and time.thread_time() >= self.until:
+        if self.evaluated > self.first and time.thread_time() >= self.until:
             return Stop.TIME
         return super().due()
 
@@ -152,22 +157,21 @@ def explore(task: Task) -> Answer | None:
         board = None
     watch = Watch(Budget(seconds=task.seconds if np.isfinite(task.seconds) else None))
     answer = Answer([], None, [], 0)
-    value, best = task.value, None
-    evaluated = 0
+    value, best, evaluated = task.value, None, task.evaluated
     experience = task.experience
     with Interrupts() as interrupts, _threads(task.threads):
         for node in task.nodes:
             search = _Helper(task.size, task.scale, strategy, task.settings, watch, base=node)
             search.board, search.interrupts, search.until = board, interrupts, begun + _SECONDS
             search.value, search.experience = value, experience
+            search.first = search.evaluated = evaluated
             if answer.parts and (time.thread_time() >= search.until or search.due() is not None):
                 break
             _plant(search, node)
             search.run()
-            value, best = search.value, search.best or best
-            evaluated += search.evaluated
+            value, best, evaluated = search.value, search.best or best, search.evaluated
             answer.parts.append(Part(search.ledger, search.heap, search.expected, search.closed))
-    return answer._replace(best=best, news=experience.news, evaluated=evaluated)
+    return answer._replace(best=best, news=experience.news, evaluated=evaluated - task.evaluated)
 
 
 def _plant(search: Search, node: Node) -> None:
@@ -232,6 +236,7 @@ class _Crew:
         self.key = hashlib.sha256(self.payload).hexdigest()
         (folder / "strategy").write_bytes(self.payload)
         self.running: dict[Future[Answer | None], tuple[Task, list[tuple[float, int]]]] = {}
+        self.heard = False
 
     def submit(self) -> None:
         """Hand out open nodes below the cutoff, the best first, to keep everyone busy and one task in reserve each."""
@@ -246,7 +251,7 @@ class _Crew:
             threads = max(1, (os.cpu_count() or 1) // self.workers)
             task = Task(
                 self.key, str(self.folder), None, search.size, search.scale, nodes, search.value, search.settings,
-                deepcopy(search.experience), max(search.watch.remaining, 1e-3), threads,
+                deepcopy(search.experience), search.evaluated, max(search.watch.remaining, 1e-3), threads,
             )  # fmt: skip
             self._send(task, items)
 
@@ -268,6 +273,7 @@ class _Crew:
             task, items = self.running[future]
             answer = future.result()
             del self.running[future]
+            self.heard = True
             if answer is not None:
                 self._graft(task, items, answer)
             elif task.data is None:
@@ -331,7 +337,7 @@ def search_together(search: Search, executor: Executor, workers: int, keep: Call
             if reason is None and (crew is None or not crew.running):
                 few = len(search.heap) < _OPEN * workers or time.perf_counter() < begun + _ALONE
                 if few or not search.heap or search.heap[0][0] >= search.cutoff:
-                    reason = search.run(nodes=search.evaluated + 16)
+                    reason = search.run(nodes=search.evaluated + _ASIDE)
                     search.experience.news.clear()
                     if reason is None:
                         continue
@@ -342,7 +348,11 @@ def search_together(search: Search, executor: Executor, workers: int, keep: Call
             try:
                 crew = crew or _Crew(search, executor, workers, Path(folder))
                 crew.submit()
-                crew.collect(0.5)
+                aside = not crew.heard and search.heap and search.heap[0][0] < search.cutoff
+                if aside:  # processes that have just begun load for seconds
+                    search.run(nodes=search.evaluated + _ASIDE)
+                    search.experience.news.clear()
+                crew.collect(0.0 if aside else _WAIT)
             except BrokenExecutor as error:
                 _LOG.warning("a process of the executor has died (%s); the search goes on without it", error)
                 assert crew is not None

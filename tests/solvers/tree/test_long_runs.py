@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -27,6 +28,8 @@ from mipprune.solvers.tree import subtrees
 from mipprune.solvers.tree.board import Board
 from mipprune.solvers.tree.experience import Experience
 from mipprune.solvers.tree.interrupts import Interrupts
+from mipprune.solvers.tree.regression import RegressionBound
+from mipprune.solvers.tree.search import Search
 from tests.graphs import uniform_model
 
 
@@ -165,8 +168,6 @@ def test_a_run_killed_twice_ends_with_the_same_certificate(tmp_path: Path, monke
 @pytest.fixture
 def alarm() -> Iterator[Any]:
     """Sends a real SIGINT to this process after so many seconds."""
-    import threading
-
     timers: list[threading.Timer] = []
 
     def set_off(seconds: float) -> None:
@@ -350,6 +351,50 @@ def test_the_board_and_the_experience_travel(tmp_path: Path) -> None:
     experience.absorb(copied.news)
     assert all(np.array_equal(a, b) for a, b in zip(copied.arrays, experience.arrays, strict=True))
     assert experience.arrays[1].sum() == 2
+
+
+class _Late(Executor):
+    """Runs tasks some time after they were submitted, as processes do that have to be started first."""
+
+    def __init__(self, seconds: float, look: Callable[[], int]) -> None:
+        self.seconds, self.look = seconds, look
+        self.sent: list[int] = []
+        self.begun: list[int] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            self.begun.append(self.look())
+            future.set_result(function(*arguments))
+
+        self.sent.append(self.look())
+        threading.Timer(0.0 if self.begun else self.seconds, run).start()
+        return future
+
+
+def test_the_coordinator_goes_on_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first answer it searches itself, and parts are no roots: the long first local search is made once."""
+    problem, budget = PROBLEMS["price"]()
+    own, efforts = [0], []
+    process, incumbents = Search.process, RegressionBound.incumbents
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        own[0] += threading.current_thread() is threading.main_thread()
+        return process(self, *arguments)
+
+    def noted(self: Any, node: Any, relaxed: Any, effort: int) -> Any:
+        efforts.append(effort)
+        return incumbents(self, node, relaxed, effort)
+
+    monkeypatch.setattr(Search, "process", counted)
+    monkeypatch.setattr(RegressionBound, "incumbents", noted)
+    executor = _Late(0.2, lambda: own[0])
+    solution = mp.BranchAndBound(executor=executor, workers=1).solve(problem, budget=budget)
+    assert executor.begun[0] >= executor.sent[0] + 8
+    assert efforts.count(2) == 1 and solution.status is mp.Status.OPTIMAL
+    assert solution.stats.nodes == len(efforts)
+    mp.check(problem, solution)
 
 
 _TOGETHER = """
