@@ -26,8 +26,9 @@ class Batches:
     """
 
     def __init__(self, strategy: RegressionBound) -> None:
-        self.device = torch.device(strategy.device)
-        self._form = Quadratics(strategy.loss.design.to(self.device), self._sent(strategy.pull), strategy.constant)
+        device = torch.device(strategy.device)
+        self.device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+        self._form = Quadratics(strategy.loss.dense.to(self.device), self._sent(strategy.pull), strategy.constant)
         self._price = self._sent(strategy.price)
 
     def _sent(self, array: Array) -> torch.Tensor:
