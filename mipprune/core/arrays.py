@@ -192,9 +192,11 @@ def digest(*parts: Any) -> str:
 
     def feed(part: Any) -> None:
         if isinstance(part, Tensor):
-            array = exact(part).contiguous()
-            sha.update(f"T{tuple(array.shape)}".encode())
-            sha.update(array.numpy().data.cast("B") if array.numel() else b"")
+            sha.update(f"T{tuple(part.shape)}".encode())
+            if part.numel():
+                rows = part.detach().reshape(1) if part.ndim == 0 else part.detach()
+                for piece in rows.split(max(1, _PIECE * len(rows) // part.numel())):  # no float64 copy of all of it
+                    sha.update(exact(piece).contiguous().numpy().data.cast("B"))
         elif is_dataclass(part) and not isinstance(part, type):
             sha.update(type(part).__qualname__.encode())
             for field in fields(part):

@@ -16,6 +16,7 @@ from ..core.solution import Solution
 from ..core.solver import Budget, Solver
 from ..errors import InvalidProblem
 from ..formulations.regression import RegressionData
+from ..losses.least_squares import LeastSquares
 from ..solve import solve
 from ..solvers.branch_and_bound import BranchAndBound
 from ..solvers.path import regularization_path
@@ -331,10 +332,8 @@ def _restored(data: RegressionData, solution: Solution) -> tuple[Array, float]:
 
 def _prices(data: RegressionData, l2: float, count: int, smallest: float) -> Array:
     """Prices in equal ratios, downwards from the one above which no column pays for itself."""
-    columns = data.design.double()
-    gain = (columns.mT @ data.response.double()).square() / (2.0 * (columns.square().sum(dim=0) + 2.0 * l2)).clamp_min(
-        1e-300
-    )
+    columns = LeastSquares(data.design, data.response).matrix
+    gain = (data.response.double() @ columns).square() / (2.0 * (columns.squares + 2.0 * l2)).clamp_min(1e-300)
     largest = max(float(gain.max()), 1e-12)
     return largest * np.geomspace(1.0, smallest, count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from ..core.arrays import as_tensor
 from ..core.problem import Problem
 from ..core.structure import Supports
 from ..errors import InvalidProblem
+from ..losses.designs import Shifted, as_design
 from ..losses.least_squares import LeastSquares
 from ..structures.any_support import AnySupport
 from ..structures.cardinality import Cardinality
 
 __all__ = ["RegressionData", "sparse_regression"]
 
-_LARGEST = 2_000_000_000  # entries up to which a sparse design is made dense
 _UNIT = 2.0**-53
 
 
@@ -30,8 +30,10 @@ class RegressionData:
 
     Attributes
     ----------
-    design : Tensor, shape (n, p)
-        Columns centred and of unit norm where that was asked for; a constant column is zero.
+    design : Tensor, SparseDesign or StoredDesign, shape (n, p)
+        Columns centred and of unit norm where that was asked for; a constant column is zero. Sparse data stay sparse,
+        and dense data that are large or in a file mapped into memory are not copied: there centring and scaling are
+        stored beside the data (:class:`~mipprune.losses.designs.SparseDesign`).
     response : Tensor, shape (n,)
     center : float64 Tensor, shape (p,)
         What was subtracted from each column.
@@ -47,7 +49,7 @@ class RegressionData:
     ([2.0, 0.0], 0.0)
     """
 
-    design: Tensor
+    design: Tensor | Shifted
     response: Tensor
     center: Tensor
     scale: Tensor
@@ -60,8 +62,8 @@ class RegressionData:
 
         Parameters
         ----------
-        X : array or scipy sparse array, shape (n, p)
-            Rows are samples. A sparse one is made dense.
+        X : array, numpy.memmap, or sparse array of scipy or torch, shape (n, p)
+            Rows are samples. What is used without a dense float64 copy: :func:`~mipprune.losses.designs.as_design`.
         y : array, shape (n,)
         fit_intercept : bool
             Center X and y, so that the intercept is not penalised.
@@ -74,7 +76,10 @@ class RegressionData:
         InvalidProblem
             On wrong shapes, no samples or columns, NaN or infinite entries.
         """
-        design = as_tensor(_dense(X), "X", ndim=2)
+        held = as_design(X)
+        if held is not None:
+            return cls._held(held, y, fit_intercept=fit_intercept, standardize=standardize)
+        design = as_tensor(X, "X", ndim=2)
         n, p = design.shape
         if n == 0 or p == 0:
             raise InvalidProblem(f"X has shape {(n, p)}; at least one sample and one column are needed")
@@ -99,6 +104,28 @@ class RegressionData:
             response_scale = float(response.norm()) or 1.0
             response = response / response_scale
         return cls(made, response.to(kind), center, scale, response_center, response_scale)
+
+    @classmethod
+    def _held(cls, design: Shifted, y: Any, *, fit_intercept: bool, standardize: bool) -> RegressionData:
+        """The same for data that are used where they are."""
+        n, p = design.shape
+        if n == 0 or p == 0:
+            raise InvalidProblem(f"X has shape {(n, p)}; at least one sample and one column are needed")
+        response = as_tensor(y, "y", shape=(n,)).to(device="cpu", dtype=torch.float64)
+        response_center, response_scale = 0.0, 1.0
+        if fit_intercept:
+            design = replace(design, center=design.sums / n)
+            response_center = float(response.mean())
+            response = response - response_center
+        scale = torch.ones(p, dtype=torch.float64)
+        if standardize:
+            norms = design.lengths
+            constant = norms <= 8 * _UNIT * math.sqrt(n) * design.center.abs()
+            scale = torch.where(constant, 1.0, norms)
+            design = replace(design, factor=torch.where(constant, 0.0, 1.0 / scale))
+            response_scale = float(response.norm()) or 1.0
+            response = response / response_scale
+        return cls(design, response, design.center, scale, response_center, response_scale)
 
     def restore(self, point: Tensor) -> tuple[Tensor, float]:
         """Return coefficients (p,) and intercept in the units of the user's data.
@@ -152,7 +179,9 @@ def sparse_regression(
 
     Parameters
     ----------
-    X : array or scipy sparse array, shape (n, p)
+    X : array, numpy.memmap, or sparse array of scipy or torch, shape (n, p)
+        Sparse data stay sparse, and dense data of more than 2^26 entries or in a file mapped into memory are used where
+        they are and in their own type: the problem is about these very numbers.
     y : array, shape (n,)
     l0 : float or array (p,), optional
         Price of using a column, >= 0. Either this or ``k``.
@@ -198,19 +227,6 @@ def sparse_regression(
     """
     data = RegressionData.of(X, y, fit_intercept=fit_intercept, standardize=standardize)
     return data.problem(l0=l0, l2=l2, box=box, k=k, name=name)
-
-
-def _dense(X: Any) -> Any:
-    """Dense data of a scipy sparse matrix; anything else as it is."""
-    if not hasattr(X, "toarray"):
-        return X
-    rows, columns = X.shape
-    if rows * columns > _LARGEST:
-        raise InvalidProblem(
-            f"X is sparse with shape {(rows, columns)}; made dense it would have {rows * columns:.1e} entries. "
-            "Screen columns first (see mipprune.solvers) and give those that are left"
-        )
-    return X.toarray()
 
 
 def _per_column(value: Any, name: str, p: int) -> Tensor:

@@ -18,15 +18,16 @@ class GramRows:
 
     Parameters
     ----------
-    design : Tensor, shape (n, p)
-        In float64, or in float32 where rows that are twice as fast to read are accurate enough.
+    design : Tensor, or another matrix of shape (n, p)
+        In float64, or in float32 where rows that are twice as fast to read are accurate enough. A matrix that is not a
+        tensor has ``gram()``, ``gram_rows(columns)``, ``squares`` and ``narrowed(columns)``.
     room : int
         Rows held at most, >= 1.
     full : bool
         Form the whole matrix at once.
     """
 
-    def __init__(self, design: Tensor, *, room: int = 1024, full: bool = False) -> None:
+    def __init__(self, design: Any, *, room: int = 1024, full: bool = False) -> None:
         self.design, self.full = design, full
         size = design.shape[1]
         self._coarse = design.dtype == torch.float32
@@ -34,13 +35,15 @@ class GramRows:
         self.slot = np.full(size, -1, dtype=np.int64)
         self.used = 0
         if full:
-            self.rows = (design.mT @ design).numpy()
+            self.rows = (design.mT @ design if isinstance(design, Tensor) else design.gram()).numpy()
             self.slot[:] = np.arange(size)
             self.used = size
             self.diagonal = np.ascontiguousarray(np.diagonal(self.rows))
         else:
             self.rows = np.empty((min(64, self.room), size), dtype=np.float32 if self._coarse else np.float64)
-            self.diagonal = torch.linalg.vector_norm(design, dim=0).square().numpy()
+            tensor = isinstance(design, Tensor)
+            squares = torch.linalg.vector_norm(design, dim=0).square() if tensor else design.squares
+            self.diagonal = squares.numpy()
 
     @classmethod
     def whole(cls, rows: Array, diagonal: Array) -> GramRows:
@@ -53,7 +56,10 @@ class GramRows:
 
     def narrowed(self, columns: Array) -> GramRows:
         """Return the rows for some of the columns (ascending); what is there already is not formed again."""
-        out = GramRows(self.design[:, torch.from_numpy(columns)].contiguous(), room=max(self.room, 64))
+        left = torch.from_numpy(columns)
+        tensor = isinstance(self.design, Tensor)
+        part = self.design[:, left].contiguous() if tensor else self.design.narrowed(left)
+        out = GramRows(part, room=max(self.room, 64))
         known = np.flatnonzero(self.slot[columns] >= 0)[: out.room]
         if len(known):
             out.rows = self.rows[self.slot[columns[known]]][:, columns]
@@ -83,7 +89,9 @@ class GramRows:
             grown = np.empty((min(2 * len(self.rows), self.room), self.rows.shape[1]), dtype=self.rows.dtype)
             grown[: self.used] = self.rows[: self.used]
             self.rows = grown
-        new = self.design[:, torch.from_numpy(wanted)].mT @ self.design
+        left = torch.from_numpy(wanted)
+        tensor = isinstance(self.design, Tensor)
+        new = self.design[:, left].mT @ self.design if tensor else self.design.gram_rows(left)
         self.rows[self.used : self.used + len(wanted)] = new.numpy()
         self.slot[wanted] = np.arange(self.used, self.used + len(wanted))
         self.used += len(wanted)

@@ -17,6 +17,8 @@ from ..core.rational import RationalModel, is_positive_semidefinite, rational, t
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
+from .designs import DenseDesign, Design, Shifted, as_design
+from .designs.refit import by_factors, by_products, is_wide
 
 __all__ = ["LeastSquares"]
 
@@ -29,8 +31,8 @@ class LeastSquares(Loss):
 
     Parameters
     ----------
-    design : Tensor, shape (n, p)
-        X.
+    design : Tensor, scipy sparse array, numpy.memmap or Design, shape (n, p)
+        X; sparse, large and mapped data are used where they are, on the CPU: :mod:`mipprune.losses.designs`.
     response : Tensor, shape (n,)
         y.
     ridge : float or Tensor, shape (p,)
@@ -49,12 +51,12 @@ class LeastSquares(Loss):
     12.5
     """
 
-    design: Tensor
+    design: Tensor | Shifted
     response: Tensor
     ridge: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        design = as_tensor(self.design, "design", ndim=2)
+        design = as_design(self.design) or as_tensor(self.design, "design", ndim=2)
         response = as_tensor(self.response, "response", shape=(design.shape[0],))
         ridge = as_tensor(self.ridge, "ridge")
         if ridge.numel() != 1 and tuple(ridge.shape) != (design.shape[1],):
@@ -64,13 +66,33 @@ class LeastSquares(Loss):
         if bool((ridge < 0).any()):
             raise InvalidProblem("ridge has negative entries; it must be >= 0")
         object.__setattr__(self, "design", design)
-        object.__setattr__(self, "response", response.to(design))
-        object.__setattr__(self, "ridge", ridge.to(design).expand(design.shape[1]).clone())
+        response = response.to(device=design.device, dtype=design.dtype)
+        object.__setattr__(self, "response", response)
+        object.__setattr__(self, "ridge", ridge.to(response).expand(design.shape[1]).clone())
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of ``b``: (p,)."""
         return (self.design.shape[1],)
+
+    @cached_property
+    def matrix(self) -> Design:
+        """X in the form in which it is held, with what bounds the rounding of its products."""
+        return self.design if isinstance(self.design, Shifted) else DenseDesign(self.design)
+
+    @property
+    def dense(self) -> Tensor:
+        """X as one tensor, for methods that need it so; see :meth:`Design.dense` for what is too large."""
+        return self.matrix.dense()
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LeastSquares:
+        """See :meth:`Loss.to`; a design that is not a tensor stays where it is, as it is."""
+        return self if isinstance(self.design, Shifted) else super().to(device=device, dtype=dtype)
+
+    @property
+    def too_large(self) -> str | None:
+        """Why :attr:`dense` is refused, for methods that need it; ``None`` where it is not."""
+        return self.design.too_large if isinstance(self.design, Shifted) else None
 
     @cached_property
     def scale(self) -> float:
@@ -85,29 +107,28 @@ class LeastSquares(Loss):
     def value(self, w: Tensor) -> float:
         """See :meth:`Loss.value`."""
         w = w.double()
-        residual = self.response.double() - self.design.double() @ w
+        residual = self.response.double() - self.matrix @ w
         return 0.5 * accurate_sum(residual.square())[0] + 0.5 * accurate_sum(self._penalty.double() * w * w)[0]
 
     def rounding(self, w: Tensor) -> float:
         """See :meth:`Loss.rounding`."""
         n, p = self.design.shape
         w = w.double().abs()
-        size = self.response.double().abs() + self.design.double().abs() @ w
+        size = self.response.double().abs() + self.matrix.terms(w)
         terms = 0.5 * float(size.square().sum()) + 0.5 * float((self._penalty.double() * w * w).sum())
-        return gamma(2 * p + n + 8) * terms
+        return gamma(2 * p + n + 24) * terms
 
     def gradient(self, w: Tensor) -> Tensor:
         """See :meth:`Loss.gradient`."""
-        design = self.design.to(w)
-        return design.mT @ (design @ w - self.response.to(w)) + self._penalty.to(w) * w
+        design = self.design if isinstance(self.design, Shifted) else self.design.to(w)
+        return (design.mT @ (design @ w - self.response.to(w))).to(w) + self._penalty.to(w) * w
 
     @cached_property
     def _gram(self) -> Tensor | None:
         n, p = self.design.shape
         if p > n or p > _DENSE:
             return None
-        design = self.design.double()
-        return design.mT @ design + torch.diag(self._penalty.double())
+        return self.matrix.gram() + torch.diag(self._penalty.double())
 
     @cached_property
     def _safe_gram(self) -> Tensor | None:
@@ -115,20 +136,17 @@ class LeastSquares(Loss):
         if self._gram is None:
             return None
         n, p = self.design.shape
-        return self._gram - torch.diag(gamma(n + 2) * p * self._gram.diagonal())
+        return self._gram - torch.diag(gamma(n + 18) * p * (self.matrix.magnitude.square() + self._penalty.double()))
 
     @cached_property
     def _norm(self) -> float:
-        """Squared spectral norm of X with unit columns, from the smaller of the two Gram matrices."""
-        scaled = self.design.double() * diagonal_split.inverse_root(self.design.double().square().sum(dim=0))
-        small = scaled.mT @ scaled if scaled.shape[1] <= scaled.shape[0] else scaled @ scaled.mT
-        return float(torch.linalg.eigvalsh(small)[-1]) if len(small) else 0.0
+        """Squared spectral norm of X with unit columns."""
+        return self.matrix.norm()
 
     def majorant(self, v: Tensor) -> Separable:
         """See :meth:`Loss.majorant`."""
         gradient = self.gradient(v)
-        columns = self.design.double().square().sum(dim=0)
-        curvature = ((1 + 1e-6) * self._norm * columns + self._penalty.double()).to(v)
+        curvature = ((1 + 1e-6) * self._norm * self.matrix.squares + self._penalty.double()).to(v)
         constant = (
             self.value(v)
             - float((gradient.double() * v.double()).sum())
@@ -136,23 +154,25 @@ class LeastSquares(Loss):
         )
         return Separable(constant=constant, linear=gradient - curvature * v, curvature=curvature)
 
-    def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """See :meth:`Loss.resolvent`: a p x p inverse, or an n x n one (Woodbury) when p > n."""
-        design = self.design
+    def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        """See :meth:`Loss.resolvent`: a p x p inverse, or an n x n one (Woodbury) when p > n; ``None`` if too large."""
+        design, matrix, penalty = self.design, self.matrix, self._penalty
         n, p = design.shape
-        metric = strength * (design.square().sum(dim=0) + self._penalty)
+        if isinstance(design, Shifted) and min(n, p) > _DENSE:
+            return None
+        metric = strength * (matrix.squares.to(penalty) + penalty)
         metric = torch.where(metric > 0, metric, 1.0)
-        base = metric + self._penalty - split.to(design)
+        base = metric + penalty - split.to(penalty)
         constant = design.mT @ self.response
         if p <= n:
-            inverse = torch.linalg.inv(design.mT @ design + torch.diag(base))
+            inverse = torch.linalg.inv(matrix.gram().to(penalty) + torch.diag(base))
 
             def direct(anchor: Tensor) -> Tensor:
                 out: Tensor = inverse @ (constant + metric * anchor)
                 return out
 
             return metric, direct
-        small = torch.linalg.inv(torch.eye(n).to(design) + (design / base) @ design.mT)
+        small = torch.linalg.inv(torch.eye(n).to(penalty) + matrix.outer(1.0 / base.double()).to(penalty))
 
         def apply(anchor: Tensor) -> Tensor:
             right = (constant + metric * anchor) / base
@@ -200,16 +220,15 @@ class LeastSquares(Loss):
     def minorant(self, v: Tensor, split: Tensor | None = None, allowed: Tensor | None = None) -> Separable:
         """See :meth:`Loss.minorant`; ``split`` has shape (p,)."""
         chosen, extra = self._extra(split, open_entries(v, allowed))
-        n, p = self.design.shape
-        v, design, response = v.double(), self.design.double(), self.response.double()
+        p = self.design.shape[1]
+        v, design, response = v.double(), self.matrix, self.response.double()
         fitted = design @ v
         # With the ridge alone any vector may serve as residual, so its rounding costs nothing. With curvature of X'X
         # the tangent is taken at v itself, and then the rounding of X v counts.
         residual = response - fitted
         slope = design.mT @ residual
-        size = design.abs().mT @ residual.abs()
-        error = gamma(n + 2) * size
-        fit_error = gamma(p + 2) * (design.abs() @ v.abs() + response.abs())
+        error = design.slope_error_at(residual)
+        fit_error = gamma(p + 10) * (design.terms(v) + response.abs())
         base, base_error = accurate_sum(residual * response)
         square, square_error = accurate_sum(residual * residual)
         constant = base - 0.5 * square
@@ -220,7 +239,7 @@ class LeastSquares(Loss):
             bend, bend_error = accurate_sum(extra * v * v)
             constant += 0.5 * bend
             linear = linear - extra * v
-            error = error + design.abs().mT @ fit_error + gamma(3) * (extra * v).abs()
+            error = error + design.spread(fit_error) + gamma(3) * (extra * v).abs()
             norm = float(response.abs() @ fit_error) + 2 * float((fitted.abs() + fit_error) @ fit_error)
             slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum())
         error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
@@ -240,25 +259,19 @@ class LeastSquares(Loss):
         n, count = self.design.shape[0], len(inside)
         if count > _DENSE:
             return False
-        design = self.design.double()[:, inside]
-        gram = design.mT @ design
-        gram = gram + torch.diag(ridge - gamma(n + 4) * count * (gram.diagonal() + ridge))
+        part = self.matrix.narrowed(inside)
+        gram = part.gram() + torch.diag(ridge - gamma(n + 20) * count * (part.magnitude.square() + ridge))
         return diagonal_split.is_valid(gram, split)
 
     def narrow(self, entries: Tensor) -> LeastSquares:
         """See :meth:`Loss.narrow`."""
-        return LeastSquares(self.design[:, entries], self.response, self._penalty[entries])
-
-    @cached_property
-    def _column_norms(self) -> Tensor:
-        """Norms of the columns, rounded up."""
-        norms: Tensor = self.design.double().square().sum(dim=0).sqrt()
-        return norms * (1 + gamma(self.design.shape[0] + 8))
+        design = self.design.narrowed(entries) if isinstance(self.design, Shifted) else self.design[:, entries]
+        return LeastSquares(design, self.response, self._penalty[entries])
 
     def tangents(self, points: Tensor, cells: Cells) -> Models:
         """See :meth:`Loss.tangents`: one product with X and one with X'; the rounding is bounded by norms."""
         n = self.design.shape[0]
-        design, response = self.design.double(), self.response.double()
+        design, response = self.matrix, self.response.double()
         used = (points != 0).any(dim=0).nonzero().ravel()
         fitted = points[:, used] @ design[:, used].mT
         residual = response - fitted
@@ -267,19 +280,19 @@ class LeastSquares(Loss):
         base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
         slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
         constant = base - 0.5 * square
-        error = gamma(n + 4) * size.unsqueeze(1) * self._column_norms
+        error = design.slope_error(size)
         curvature = self._penalty.double().unsqueeze(0)
         if cells.splits is not None:
             # The tangent is taken at the point itself, so that the rounding of X v counts; see :meth:`minorant`.
             curvature = cells.splits
             extra = curvature - self._penalty.double()
             bend = extra * points * points
-            fit = gamma(len(used) + 4) * (points[:, used].abs() @ self._column_norms[used] + response.norm()) * 1.01
+            fit = gamma(len(used) + 10) * (points[:, used].abs() @ design.magnitude[used] + response.norm()) * 1.01
             fitted_size = fitted.norm(dim=1) * (1 + gamma(n + 8)) + fit
             constant = constant + 0.5 * bend.sum(dim=1)
             slack = slack + gamma(points.shape[1] + 6) * bend.abs().sum(dim=1) + 2 * fitted_size * fit
             linear = linear - extra * points
-            error = error + fit.unsqueeze(1) * self._column_norms + gamma(4) * (extra * points).abs()
+            error = error + fit.unsqueeze(1) * design.magnitude + gamma(4) * (extra * points).abs()
         error = 1.01 * (error + gamma(4) * (linear.abs() + self._penalty.double() * points.abs()))
         constant = constant - 1.01 * slack - gamma(4) * constant.abs()
         return Models(constant, linear, curvature, error)
@@ -287,7 +300,7 @@ class LeastSquares(Loss):
     def rational_minorant(self, v: Tensor, split: Tensor | None, allowed: Tensor | None) -> RationalModel:
         """See :meth:`Loss.rational_minorant`; with the ridge alone the float64 residual serves as dual vector."""
         chosen = rational(self._as_split(split))
-        ridge, design = rational(self._penalty), rational(self.design)
+        ridge, design = rational(self._penalty), self.matrix.exact()
         response, point = rational(self.response), rational(v)
         extra = chosen - ridge
         if any(value > 0 for value in extra):
@@ -300,7 +313,7 @@ class LeastSquares(Loss):
                     "split: X'X + ridge - Diag(split) is not positive semidefinite (exact arithmetic)"
                 )
         if not any(value != 0 for value in extra):
-            residual = rational(self.response.double() - self.design.double() @ v.double())
+            residual = rational(self.response.double() - self.matrix @ v.double())
             constant = total(residual * response) - total(residual * residual) / 2
             return RationalModel(constant, -(residual @ design), chosen)
         fitted = design @ point
@@ -313,18 +326,13 @@ class LeastSquares(Loss):
         inside = mask.to(self.design.device).nonzero().ravel()
         out = torch.zeros(self.shape, dtype=torch.float64, device=self.design.device)
         if inside.numel() == 0:
-            return out.to(self.design)
-        design, response = self.design.double()[:, inside], self.response.double()
-        ridge = self._penalty.double()[inside]
-        if design.shape[1] > design.shape[0] and bool((ridge > 0).all()):
-            scaled = design / ridge
-            system = torch.eye(len(response), dtype=torch.float64, device=design.device) + scaled @ design.mT
-            out[inside] = scaled.mT @ torch.linalg.solve(system, response)
+            return out.to(self.response)
+        ridge, response = self._penalty.double()[inside], self.response.double()
+        if isinstance(self.design, Shifted) and is_wide(len(response), ridge):
+            out[inside] = by_products(self.design.narrowed(inside), response, ridge)
         else:
-            stacked = torch.cat([design, torch.diag(ridge.sqrt())])
-            right = torch.cat([response, torch.zeros_like(ridge)])
-            out[inside] = torch.linalg.lstsq(stacked.cpu(), right.cpu(), driver="gelsd").solution.to(out)
-        return out.to(self.design)
+            out[inside] = by_factors(self.matrix[:, inside], response, ridge)
+        return out.to(self.response)
 
     def start(self) -> Tensor:
         """Return the ridge solution on all columns."""
@@ -336,9 +344,8 @@ class LeastSquares(Loss):
         if self._gram is not None:
             factor, info = torch.linalg.cholesky_ex(self._gram)
             if int(info) == 0:
-                center = torch.cholesky_solve(
-                    (self.design.double().mT @ self.response.double()).unsqueeze(1), factor
-                ).squeeze(1)
+                pull = (self.response.double() @ self.matrix).unsqueeze(1)
+                center = torch.cholesky_solve(pull, factor).squeeze(1)
                 least = self.value(center)
                 inverse = torch.cholesky_inverse(factor).diagonal()
                 radius = (2 * max(value - least, 0.0) * inverse).sqrt() * (1 + 1e-6) + 1e-9 * center.abs()
@@ -353,7 +360,7 @@ class LeastSquares(Loss):
         import cvxpy as cp
 
         root = np.sqrt(scale)
-        design, response = exact(self.design).numpy() / root, exact(self.response).numpy() / root
+        design, response = exact(self.dense).numpy() / root, exact(self.response).numpy() / root
         used = torch.zeros_like(self._penalty.double()) if split is None else exact(split).expand(self.shape)
         rest = exact(self._penalty) - used
         if bool((rest >= 0).all()):
@@ -361,7 +368,7 @@ class LeastSquares(Loss):
             return out + 0.5 * cp.sum(cp.multiply(rest.numpy() / scale, cp.square(w))) if bool(rest.any()) else out
         assert self._gram is not None
         factor = diagonal_split.factor(exact(self._gram) - torch.diag(used)).numpy() / root
-        linear = exact(self.design.double().mT @ self.response.double()).numpy() / scale
+        linear = exact(self.response.double() @ self.matrix).numpy() / scale
         constant = 0.5 * float(self.response.double().square().sum()) / scale
         return 0.5 * cp.sum(cp.square(factor @ w)) - linear @ w + constant
 
@@ -371,21 +378,21 @@ class LeastSquares(Loss):
         from scipy.sparse.csgraph import connected_components
 
         n, p = self.design.shape
-        if n == 0 or p < 2 or bool((self.design[: min(n, 8)] != 0).all(dim=1).any()):
-            return None  # a full row joins all columns: the usual case, told at once
-        row, column = (side.numpy() for side in self.design.nonzero(as_tuple=True))
+        if n == 0 or p < 2 or (pattern := self.matrix.pattern()) is None:
+            return None
+        row, column = pattern
         edges = coo_matrix((np.ones(len(row), dtype=np.int8), (row, n + column)), shape=(n + p, n + p))
         return torch.from_numpy(connected_components(edges, directed=False)[1][n:].astype(np.int64))
 
     def part(self, entries: Tensor, *, first: bool) -> LeastSquares:
         """See :meth:`Loss.part`: some of the columns with the rows that they touch; the first with the empty rows."""
-        design = self.design[:, entries]
-        rows = (design != 0).any(dim=1)
+        rows = self.matrix.touched(entries)
         if first:
-            rows = rows | ~(self.design != 0).any(dim=1)
-        return LeastSquares(design[rows], self.response[rows], self._penalty[entries])
+            rows = rows | ~self.matrix.touched(torch.ones_like(entries))
+        return LeastSquares(self.matrix.block(rows, entries), self.response[rows], self._penalty[entries])
 
     def describe(self) -> str:
         """See :meth:`Loss.describe`."""
         n, p = self.design.shape
-        return f"1/2 ||y - X b||^2 + 1/2 <ridge, b^2>, X {n} x {p}, ridge up to {float(self._penalty.max()):.4g}"
+        held = f" ({words})" if (words := self.matrix.describe()) else ""
+        return f"1/2 ||y - X b||^2 + 1/2 <ridge, b^2>, X {n} x {p}{held}, ridge up to {float(self._penalty.max()):.4g}"

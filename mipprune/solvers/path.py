@@ -132,7 +132,7 @@ def _entering(problem: Problem, point: Tensor) -> float:
     loss, structure = problem.reference.loss, problem.structure
     assert isinstance(loss, LeastSquares) and isinstance(structure, Sparse)
     slope = loss.gradient(point)
-    curvature = loss.design.square().sum(dim=0) + loss.ridge
+    curvature = loss.matrix.squares + loss.ridge
     model = Separable(constant=0.0, linear=slope, curvature=curvature.expand(slope.shape))
     gain = Sparse(AnySupport(), structure.box, 0.0).gain_bound(model)
     outside = gain[point == 0]

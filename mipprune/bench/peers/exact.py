@@ -97,7 +97,7 @@ class _BranchAndBound(ABC):
         found = _priced(problem)
         assert found is not None and isinstance(problem.loss, LeastSquares)
         arrays = {
-            "x": problem.loss.design.double().cpu().numpy(),
+            "x": problem.loss.dense.double().cpu().numpy(),
             "y": problem.loss.response.double().cpu().numpy(),
         }
         numbers: dict[str, Any] = {**found._asdict(), "gap": watch.budget.gap}

@@ -45,7 +45,9 @@ def _data(problem: Problem) -> _Data | None:
     if not isinstance(loss, LeastSquares) or not isinstance(structure, Sparse) or problem.on is not None:
         return None
     supports = structure.supports
-    design, response = loss.design.double().cpu().numpy(), loss.response.double().cpu().numpy()
+    if loss.too_large is not None:
+        return None
+    design, response = loss.dense.double().cpu().numpy(), loss.response.double().cpu().numpy()
     priced = bool(torch.as_tensor(structure.price_per_entry).any())
     count: int | None = None
     if isinstance(supports, (Cardinality, Antichain)):
@@ -97,7 +99,7 @@ def _estimates(problem: Problem, structure: Sparse, masks: list[Array]) -> Array
     """Values of the refits without box or structure, by normal equations: an order to try them in, no more."""
     loss = problem.loss
     assert isinstance(loss, LeastSquares)
-    design, response = loss.design.numpy(), loss.response.numpy()
+    design, response = loss.dense.numpy(), loss.response.numpy()
     ridge = np.broadcast_to(torch.as_tensor(loss.ridge, dtype=torch.float64).numpy(), design.shape[1:])
     price = torch.as_tensor(structure.price_per_entry, dtype=torch.float64).numpy()
     prices = np.broadcast_to(price, design.shape[1:])

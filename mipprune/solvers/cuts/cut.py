@@ -43,7 +43,7 @@ def cut_reason(problem: Problem) -> str | None:
         )
     if not bool((torch.as_tensor(ridge) > 0).all()):
         return "the ridge must be positive for every weight: a cut divides by it"
-    return None
+    return problem.loss.too_large if isinstance(problem.loss, LeastSquares) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class CutPool:
         """X'X of least squares of moderate width."""
         if not isinstance(self.loss, LeastSquares) or self.problem.size > _GRAM:
             return None
-        return self.loss.design.mT @ self.loss.design
+        return self.loss.matrix.gram()
 
     def weights(self, shares: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the minimiser of F with the ridge divided by the shares (the perspective at a fractional mask)."""
@@ -108,7 +108,7 @@ class CutPool:
 
     def _solve(self, used: Tensor, ridge: Tensor) -> Tensor:
         assert isinstance(self.loss, LeastSquares)
-        design, response = self.loss.design, self.loss.response
+        design, response = self.loss.dense, self.loss.response
         columns = design[:, used]
         n, s = columns.shape
         if s > n:

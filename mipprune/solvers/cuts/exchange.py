@@ -85,7 +85,7 @@ def exchange(problem: Problem, pool: CutPool, mask: Tensor, *, rounds: int = 50,
     loss = pool.loss
     assert isinstance(loss, LeastSquares) and isinstance(problem.structure, Sparse)
     price = torch.as_tensor(problem.structure.price_per_entry).double().expand(mask.shape)
-    state = SupportState(loss.design, loss.response, pool.split, price, chosen=mask.nonzero().ravel().tolist())
+    state = SupportState(loss.dense, loss.response, pool.split, price, chosen=mask.nonzero().ravel().tolist())
     mask = mask.clone()
     every = torch.ones_like(mask)
     for _ in range(rounds):

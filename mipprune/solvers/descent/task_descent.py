@@ -129,7 +129,7 @@ class TaskDescent:
         if search.current is not None:
             search.offer(search.current)
         point = torch.zeros(problem.shape, dtype=torch.float64) if search.point is None else search.point
-        point = point.to(problem.loss.design)  # type: ignore[attr-defined]
+        point = point.to(problem.loss.response)  # type: ignore[attr-defined]
         solution = Solution.of(problem, point, stop=stop, tolerance=watch.budget.gap, solver=self.name)
         return replace(solution, stats=watch.stats(iterations=search.steps, device="cpu"))
 
@@ -209,7 +209,7 @@ class _Run:
     def __init__(self, problem: Problem, tolerance: float) -> None:
         loss, structure = problem.reference.loss, problem.structure
         assert isinstance(loss, LeastSquares)
-        self.hessian = loss.design.mT @ loss.design + torch.diag(torch.as_tensor(loss.ridge))
+        self.hessian = loss.matrix.gram() + torch.diag(torch.as_tensor(loss.ridge))
         self.pull = loss.design.mT @ loss.response
         self.constant = 0.5 * float(loss.response.square().sum())
         self.least = tolerance * max(self.constant, 1e-300)

@@ -20,6 +20,7 @@ from ...core.problem import Problem
 from ...core.solution import Solution, Stop
 from ...core.solver import Watch
 from ...errors import CertificateError, Unsupported
+from ...losses.least_squares import LeastSquares
 from ..bounds.relaxation import Bounded, best_tangent
 from .repair import admissible_mask, curvature, on_mask
 
@@ -60,6 +61,8 @@ def reason(problem: Problem, strength: str, *, logarithms: bool = False) -> str 
             f"{problem.size} entries are beyond exact solvers (about {LARGEST} 0/1 entries); use a first-order solver "
             "such as ADMM or ProjectedGradient for a point and certify for a bound"
         )
+    if isinstance(problem.loss, LeastSquares) and problem.loss.too_large is not None:
+        return problem.loss.too_large
     return _unlowerable(problem, logarithms) or _without_links(problem, strength)
 
 

@@ -71,7 +71,7 @@ class LayerDescent:
             return "its blocks are chains, but an entry has two children"
         if supports.on is not None or supports.off is not None:
             return "it keeps no fixings"
-        return None
+        return problem.loss.too_large
 
     def solve(
         self,
@@ -129,7 +129,7 @@ class _Chains:
             while child[chain[-1]] >= 0:
                 chain.append(child[chain[-1]])
             self.chains.append(np.array(chain))
-        design, self.response = loss.design.numpy(), loss.response.numpy()
+        design, self.response = loss.dense.numpy(), loss.response.numpy()
         ridge = torch.as_tensor(loss.ridge).numpy()
         self.sums = [np.cumsum(design[:, chain], axis=1).T.copy() for chain in self.chains]  # (layers, n)
         self.costs = [np.concatenate([[0.0], np.cumsum(0.5 * ridge[chain])]) for chain in self.chains]

@@ -84,7 +84,7 @@ class RuleSwaps:
             return "it keeps no box around the weights"
         if not bool((torch.as_tensor(problem.loss.ridge) > 0).all()):
             return "every column needs a ridge > 0, so that equal columns can be told apart"
-        return None
+        return problem.loss.too_large
 
     def solve(
         self,
@@ -152,7 +152,7 @@ class _Search:
         device = loss.design.device
         price = torch.as_tensor(structure.price_per_entry, dtype=torch.float64, device=device).expand(loss.shape)
         ridge = torch.as_tensor(loss.ridge).to(device=device, dtype=torch.float64)
-        self.state = SupportState(loss.design.double(), loss.response.double(), ridge, price.clone())
+        self.state = SupportState(loss.dense.double(), loss.response.double(), ridge, price.clone())
         p = loss.shape[0]
         self.most = p if self.supports.count is None else min(self.supports.count, p)
         none = torch.zeros(p, dtype=torch.bool)

@@ -120,7 +120,9 @@ class TreeDescent:
             return "it descends over trees: Sparse(Antichain(parents)) is needed"
         if problem.structure.box is not None:
             return "its blocks have no box around the weights"
-        if blocks_of(problem.loss.design, problem.structure.supports) is None:
+        if problem.loss.too_large is not None:
+            return problem.loss.too_large
+        if blocks_of(problem.loss.dense, problem.structure.supports) is None:
             return _DISJOINT
         return None
 

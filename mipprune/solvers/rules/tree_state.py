@@ -68,9 +68,9 @@ class Descent:
         supports = structure.supports
         assert isinstance(supports, Antichain)
         self.problem, self.sweeps = problem, sweeps
-        self.design: Array = loss.design.numpy()
+        self.design: Array = loss.dense.numpy()
         self.response: Array = loss.response.numpy()
-        found = blocks_of(loss.design, supports)
+        found = blocks_of(loss.dense, supports)
         assert found is not None
         self.block, self.member = found
         self.columns = compressed(self.design)
@@ -90,7 +90,7 @@ class Descent:
     def _batched(self, problem: Problem) -> TreeBatch:
         """The state of the greedy order, on the device of the problem."""
         assert isinstance(problem.loss, LeastSquares)
-        design = problem.loss.design.double()
+        design = problem.loss.dense.double()
         label = np.empty(len(self.parent), dtype=np.int64)
         label[self.member] = np.repeat(np.arange(len(self.block) - 1), np.diff(self.block))
 

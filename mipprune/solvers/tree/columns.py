@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...kernels.gram_rows import GramRows
+from ...losses.designs import SparseDesign, Transposed
 from ...losses.least_squares import LeastSquares
 from .strategy import Array, Node, Point, Relaxed
 
@@ -59,9 +60,24 @@ class Columns:
         return GramRows(self.loss.design, room=max(64, MEMORY // max(size, 1)), full=size <= FULL)
 
     @cached_property
-    def rows_of(self) -> torch.Tensor:
-        """X', whose rows are taken out faster than columns of X."""
+    def rows_of(self) -> torch.Tensor | Transposed:
+        """X', whose rows are taken out faster than columns of X; a design that is no tensor is not copied."""
         return self.loss.design.mT.contiguous()
+
+    def loss_of(self, places: Array) -> LeastSquares:
+        """Return the loss on some of the columns."""
+        left, ridge = torch.from_numpy(places), torch.from_numpy(self.ridge[places])
+        if isinstance(self.rows_of, torch.Tensor):
+            return LeastSquares(self.rows_of[left].mT, self.loss.response, ridge)
+        return self.loss.narrow(left)
+
+    def between(self, first: Array, second: Array) -> Array:
+        """Return X'X of some columns with others, without writing sparse ones out."""
+        one, two = torch.from_numpy(first), torch.from_numpy(second)
+        design = self.loss.design
+        if isinstance(design, SparseDesign):
+            return np.array(design.cross(one, two).numpy())
+        return np.array((self.rows_of[one] @ self.rows_of[two].mT).numpy())
 
     @cached_property
     def ridge(self) -> Array:

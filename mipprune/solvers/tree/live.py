@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...kernels.gram_rows import GramRows
+from ...losses.designs import SparseDesign
 from .strategy import Array
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Live:
         self.outer = outer
         self.places = np.zeros(0, dtype=np.int64)
         self.where = np.full(len(outer.columns), -1, dtype=np.int64)
-        self._data = np.empty((0, len(outer.loss.response)))
+        self._sparse = isinstance(outer.loss.design, SparseDesign)
+        self._data = np.empty((0, 0 if self._sparse else len(outer.loss.response)))
         self._rows = np.empty((0, 0))
         self._renew()
 
@@ -90,9 +92,12 @@ class Live:
             data, rows = np.empty((room, self._data.shape[1])), np.empty((room, room))
             data[:held], rows[:held, :held] = self._data[:held], self._rows[:held, :held]
             self._data, self._rows = data, rows
-        self._data[held:total] = self.outer.rows_of[torch.from_numpy(new)].numpy()
-        every = torch.from_numpy(self._data[:total])
-        fresh = (every[held:] @ every.mT).numpy()
+        if self._sparse:
+            fresh = self.outer.between(new, np.concatenate([self.places, new]))
+        else:
+            self._data[held:total] = self.outer.rows_of[torch.from_numpy(new)].numpy()
+            every = torch.from_numpy(self._data[:total])
+            fresh = (every[held:] @ every.mT).numpy()
         self._rows[held:total, :total] = fresh
         self._rows[:held, held:total] = fresh[:, :held].T
         self.places = np.concatenate([self.places, new])

@@ -199,7 +199,7 @@ class RegressionBound(Columns):
         if not self.wide:
             return self
         out = replace(self, whole=False)
-        design = self.loss.design.float()
+        design = self.loss.design.to(torch.float32)
         vars(out).update(
             gram=GramRows(design, room=max(64, MEMORY // max(len(self.columns), 1)), full=len(self.columns) <= _COARSE),
             pull=self.pull,
@@ -314,9 +314,7 @@ class RegressionBound(Columns):
 
     def subset(self, places: Array) -> RegressionBound:
         """Return the strategy on some of the columns, the others being zero."""
-        loss = LeastSquares(
-            self.rows_of[torch.from_numpy(places)].mT, self.loss.response, torch.from_numpy(self.ridge[places])
-        )
+        loss = self.loss_of(places)
         sides = self.price[places], self.lower[places], self.upper[places]
         return RegressionBound(
             loss, self.columns[places], *sides, min(self.most, len(places)), whole=False, device=self.device
@@ -329,7 +327,6 @@ class RegressionBound(Columns):
             if (place >= 0).all():
                 return self.live.inner.products(place)
         if self.wide or len(inside) > self.gram.room:
-            part = self.rows_of[torch.from_numpy(inside)]
-            return np.array((part @ part.mT).numpy())
+            return self.between(inside, inside)
         self.gram.ensure(inside)
         return self.gram.rows[self.gram.slot[inside]][:, inside]
