@@ -19,6 +19,7 @@ from ...kernels.gram_rows import GramRows
 from ...losses.least_squares import LeastSquares
 from .batches import Batches
 from .columns import FULL, MEMORY, Columns
+from .exploration import explore_supports
 from .live import Cell, Live, Solved
 from .probes import Prober
 from .strategy import Array, Node, Point, Relaxed
@@ -192,6 +193,12 @@ class RegressionBound(Columns):
         """See :class:`~mipprune.solvers.tree.strategy.Probing`."""
         if len(self.columns) <= _PROBED and self.prober.worthwhile(self, node, relaxed, cutoff):
             yield from self.prober.run(self, node, relaxed, cutoff, stop)
+
+    def explored(
+        self, point: Point, relaxed: Relaxed, effort: int, seed: int, stop: Callable[[], bool]
+    ) -> Iterator[tuple[float, Point]]:
+        """See :class:`~mipprune.solvers.tree.exploration.Exploring`."""
+        return explore_supports(self, point, relaxed, effort, seed, stop)
 
     @cached_property
     def coarse(self) -> RegressionBound:

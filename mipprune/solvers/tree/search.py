@@ -12,6 +12,7 @@ import numpy as np
 from ...core.solution import Stop
 from ...core.solver import Watch
 from .experience import Experience
+from .exploration import Exploring
 from .ledger import Ledger
 from .steps import discard
 from .strategy import Batching, Node, NodeBound, Point, Probing, Relaxed
@@ -21,6 +22,7 @@ __all__ = ["Search", "Settings"]
 
 _RENEWAL = 64  # evaluated nodes between two renewals
 _DEEPEST = 20  # nodes of a dive
+_EXPLORED = 64  # evaluated nodes between two longer searches for incumbents
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,10 @@ class Search:
             return
         for value, point in strategy.incumbents(node, relaxed, effort):
             self.offer(value, point)
+        whole = self.universes.root
+        if isinstance(whole, Exploring) and (effort == 2 or self.evaluated % _EXPLORED == 0):
+            for value, point in whole.explored(self.point, relaxed, effort, self.evaluated, self.stopping):
+                self.offer(value, point)
 
     def _branch(
         self, number: int, node: Node, relaxed: Relaxed, bound: float, strategy: NodeBound
