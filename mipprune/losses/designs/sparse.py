@@ -213,8 +213,8 @@ class SparseDesign(Shifted):
     def _centred(self, raw: Tensor, left: SparseDesign) -> Tensor:
         """``X_left' X`` from ``B_left' B``, in place."""
         if bool(left.center.any()) or bool(self.center.any()):
-            raw -= torch.outer(left.center, self.sums)
-            raw -= torch.outer(left.sums - self.samples * left.center, self.center)
+            raw.addr_(left.center, self.sums, alpha=-1.0)
+            raw.addr_(left.sums - self.samples * left.center, self.center, alpha=-1.0)
         raw *= left.factor.unsqueeze(1)
         raw *= self.factor
         return raw

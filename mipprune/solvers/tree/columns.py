@@ -76,8 +76,8 @@ class Columns:
         one, two = torch.from_numpy(first), torch.from_numpy(second)
         design = self.loss.design
         if isinstance(design, SparseDesign):
-            return np.array(design.cross(one, two).numpy())
-        return np.array((self.rows_of[one] @ self.rows_of[two].mT).numpy())
+            return design.cross(one, two).numpy()
+        return (self.rows_of[one] @ self.rows_of[two].mT).numpy()
 
     @cached_property
     def ridge(self) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,10 +16,11 @@ from .strategy import Array
 if TYPE_CHECKING:
     from .regression import RegressionBound
 
-__all__ = ["Cell", "Live", "Solved"]
+__all__ = ["NEAREST", "Cell", "Live", "Solved"]
 
 _NEAR = 0.85  # closeness from which on a column is held
-_MOST = 5000  # columns held before those that are far from their thresholds are let go
+NEAREST = 5000
+"""Columns held before those that are far from their thresholds are let go."""
 _ROUNDS = 8
 
 
@@ -148,11 +150,17 @@ class Live:
         from ...kernels.node_descent import closeness
 
         wanted = np.flatnonzero(near > _NEAR)
-        if len(wanted) > _MOST:
-            wanted = np.sort(np.argpartition(-near, _MOST)[:_MOST])
-        if len(self.places) + len(wanted) > _MOST:
+        if len(wanted) > NEAREST:
+            wanted = np.sort(np.argpartition(-near, NEAREST)[:NEAREST])
+        if len(self.places) + len(wanted) > NEAREST:
             closeness(solved.c, cell.fixed, self.outer.price, solved.price, cell.l2, cell.lower, cell.upper, near)
-            self.keep(np.flatnonzero((near > _NEAR) | (solved.t != 0) | (cell.fixed > 0)))
+            near[(solved.t != 0) | (cell.fixed > 0)] = math.inf
+            nearest = np.flatnonzero(near > _NEAR)
+            if len(nearest) > NEAREST:  # those in use are among them, however many there are
+                most = max(NEAREST, int(np.isinf(near).sum()))
+                nearest = nearest[np.argpartition(-near[nearest], most - 1)[:most]]
+            self.keep(np.sort(nearest))
+            return
         self.hold(wanted)
 
     def narrowed(self, outer: RegressionBound, left: Array) -> Live:

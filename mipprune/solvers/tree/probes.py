@@ -17,7 +17,7 @@ import numpy as np
 
 from .steps import discard
 from .strategy import Array, Node, Relaxed
-from .together import Part, solve_together
+from .together import Part
 
 if TYPE_CHECKING:
     from .regression import RegressionBound
@@ -79,7 +79,7 @@ class Prober:
                 break
             tried.update(order)
             parts = self._parts(t, base.c, node, strategy.price + base.price, left, order)
-            points = solve_together(coarse, cell, t, base.price, parts, cutoff, left)
+            points = coarse.together(cell, t, base.price, parts, cutoff, left)
             for chosen, (point, c) in zip(parts, strategy.slopes_at(cell, points), strict=True):
                 cell = strategy.cell(node)
                 part = strategy.relaxed_of(node, cell, strategy.bounded(cell, point, c, price))

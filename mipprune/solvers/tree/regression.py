@@ -21,8 +21,10 @@ from .batches import Batches
 from .columns import FULL, MEMORY, Columns
 from .exploration import explore_supports
 from .live import Cell, Live, Solved
+from .nearby import Nearby
 from .probes import Prober
 from .strategy import Array, Node, Point, Relaxed
+from .together import Part, solve_together
 
 __all__ = ["RegressionBound"]
 
@@ -30,7 +32,7 @@ _SPLIT = 0.75  # columns left, relative to the rows, from which on curvature of 
 _WIDEST = 900
 _EXACT = 160  # support up to which second-order estimates use the whole inverse
 _FEWER = 0.75  # share of columns left since the last split that makes another one worth while
-_PROBED = 1 << 15  # columns up to which probes are affordable: each needs passes over all of them
+_PROBED = 1 << 15  # columns up to which probes are solved on all of them
 _COARSE = 4096  # columns up to which X'X is formed at once in float32
 
 
@@ -191,7 +193,7 @@ class RegressionBound(Columns):
 
     def probes(self, node: Node, relaxed: Relaxed, cutoff: float, stop: Callable[[], bool]) -> Iterator[Relaxed]:
         """See :class:`~mipprune.solvers.tree.strategy.Probing`."""
-        if len(self.columns) <= _PROBED and self.prober.worthwhile(self, node, relaxed, cutoff):
+        if self.prober.worthwhile(self, node, relaxed, cutoff):
             yield from self.prober.run(self, node, relaxed, cutoff, stop)
 
     def explored(
@@ -201,10 +203,12 @@ class RegressionBound(Columns):
         return explore_supports(self, point, relaxed, effort, seed, stop)
 
     @cached_property
-    def coarse(self) -> RegressionBound:
-        """The strategy with rows of X'X in float32 where they are wide: for points, never for bounds."""
+    def coarse(self) -> RegressionBound | Nearby:
+        """What finds points for probes, never bounds: with rows of X'X in float32 where they are wide."""
         if not self.wide:
             return self
+        if len(self.columns) > _PROBED:
+            return Nearby(self)
         out = replace(self, whole=False)
         design = self.loss.design.to(torch.float32)
         vars(out).update(
@@ -214,6 +218,12 @@ class RegressionBound(Columns):
             constant=self.constant,
         )
         return out
+
+    def together(
+        self, cell: Cell, t: Array, price: float, parts: list[Part], cutoff: float, room: float
+    ) -> list[Point]:
+        """Return a point of tangency for each part of a node."""
+        return solve_together(self, cell, t, price, parts, cutoff, room)
 
     last_price: float = 0.0
 

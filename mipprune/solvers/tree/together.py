@@ -13,7 +13,7 @@ from .strategy import Array, Point
 if TYPE_CHECKING:
     from .regression import RegressionBound
 
-__all__ = ["Part", "solve_together"]
+__all__ = ["Part", "part_of", "solve_together"]
 
 _TURNS = 12  # of solving as far as the rows go and forming more of them
 _ACCURACY = 0.1  # of the room
@@ -54,7 +54,7 @@ def solve_together(
 
     gram, size = strategy.gram, len(t)
     points = _followed(strategy, cell, t, parts)
-    cells = [_part_of(cell, part) for part in parts]
+    cells = [part_of(cell, part) for part in parts]
     _prefetch(strategy, cells, points, price)
     work = np.empty((len(parts), 3, size))
     missing: list[int] = [0] * len(parts)
@@ -106,7 +106,8 @@ def _prefetch(strategy: RegressionBound, cells: list[Cell], points: Array, price
     gram.ensure(wanted[np.argsort(-worst[wanted], kind="stable")[:spare]])
 
 
-def _part_of(cell: Cell, part: Part) -> Cell:
+def part_of(cell: Cell, part: Part) -> Cell:
+    """Return the cell of a part."""
     fixed, lower, upper = cell.fixed.copy(), cell.lower, cell.upper
     fixed[part.entry] = 1
     if part.reach > 0:

@@ -66,7 +66,7 @@ def test_the_tree_finds_the_best_of_all_supports(form: str, seed: int, monkeypat
     for wide in (False, True):
         if wide:
             monkeypatch.setattr(regression, "FULL", 2)  # relaxations on some columns, checked on all
-            monkeypatch.setattr(live, "_MOST", 4)
+            monkeypatch.setattr(live, "NEAREST", 4)
         problem = RegressionData.of(_as(form, X), y).problem(**options)
         solution = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=1e-7))
         assert solution.value == pytest.approx(best, rel=1e-7, abs=1e-12)
