@@ -1,7 +1,7 @@
 """Relaxations of many nodes of one tree at once, on any device: accelerated proximal steps on a stack of points.
 
 The problem of each node is that of :mod:`~mipprune.kernels.node_descent` without a limit on the number of kept entries.
-One product with the shared matrix serves all nodes of a step, which is what a GPU is good at.
+One product with the shared matrix serves all nodes of a step.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Quadratics", "Stack", "relax_together"]
+__all__ = ["Quadratics", "Stack", "relax_together", "steepest"]
 
-_LOOK = 8  # steps between two looks at the bounds
+_STEPS = 32  # between two looks at all columns
+_NEAR = 0.9  # of its threshold: the slope from which a column is worked on
 _POWER = 40  # power iterations
 _SLACK = 1.03  # on the largest eigenvalue that they find
 
@@ -37,27 +38,28 @@ class Quadratics:
         self.pull, self.constant = pull, constant
         self._gram = design.mT @ design if p <= 2 * n else None
         self._design = design
-        self.scale = torch.linalg.vector_norm(design, dim=0).square()
-        """(p,) lengths of the columns, squared; 1 for a column of zeros"""
-        self.scale = torch.where(self.scale > 0, self.scale, torch.ones_like(self.scale))
-        self.largest = self._largest()
-        """largest eigenvalue with the columns at length one, a little overestimated"""
 
     def times(self, points: Tensor) -> Tensor:
         """Return the rows of ``points`` (b, p) times X'X."""
         return points @ self._gram if self._gram is not None else (points @ self._design.mT) @ self._design
 
-    def _largest(self) -> float:
-        root = self.scale.rsqrt()
-        vector = torch.ones_like(root)[None] + 1e-3 * torch.arange(len(root), device=root.device, dtype=root.dtype)
-        size = 0.0
-        for _ in range(_POWER):
-            length = float(torch.linalg.vector_norm(vector))
-            if not length > 0:
-                return 1.0
-            vector = self.times(vector / length * root) * root
-            size = float(torch.linalg.vector_norm(vector))
-        return max(_SLACK * size, 1e-12)
+    def part(self, columns: Tensor) -> Tensor:
+        """Return X'X for some columns."""
+        if self._gram is not None:
+            return self._gram[columns][:, columns]
+        return self._design[:, columns].mT @ self._design[:, columns]
+
+
+def steepest(matrix: Tensor) -> Tensor:
+    """Return weights, a multiple of the diagonal, for which Diag(weights) - matrix is nearly positive semidefinite."""
+    scale = torch.where(matrix.diagonal() > 0, matrix.diagonal(), torch.ones_like(matrix.diagonal()))
+    root = scale.rsqrt()
+    vector = torch.ones_like(root) + 1e-3 * torch.arange(len(root), device=root.device, dtype=root.dtype)
+    size = torch.linalg.vector_norm(vector)
+    for _ in range(_POWER):
+        vector = root * (matrix @ (root * vector / size))
+        size = torch.linalg.vector_norm(vector).clamp_min(1e-300)
+    return _SLACK * size.clamp_min(1e-12) * scale
 
 
 class Stack(NamedTuple):
@@ -76,6 +78,10 @@ class Stack(NamedTuple):
     def rows(self, chosen: Tensor) -> Stack:
         """Return some of the nodes."""
         return Stack(*(part if part is self.price else part[chosen] for part in self))
+
+    def columns(self, chosen: Tensor) -> Stack:
+        """Return some of the entries."""
+        return Stack(*(part[..., chosen] for part in self))
 
 
 class Envelope:
@@ -127,7 +133,7 @@ def relax_together(
     *,
     cutoff: float,
     accuracy: float,
-    steps: int = 400,
+    rounds: int = 12,
     go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Solve the relaxations until each bound reaches the cutoff or the gap of its relaxation the accuracy.
@@ -139,8 +145,8 @@ def relax_together(
     start : Tensor, shape (b, p)
         Moved into the intervals first.
     cutoff, accuracy : float
-    steps : int
-        At most so many.
+    rounds : int
+        Looks at all columns, at most; between two, steps are made on those near their thresholds in some node.
     go_on : callable
         Asked now and then.
 
@@ -163,37 +169,49 @@ def relax_together(
     zero, on = torch.zeros_like(start), stack.fixed > 0
     low = torch.where(on, stack.lower, stack.lower.clamp_max(0.0))
     high = torch.where(on, stack.upper, stack.upper.clamp_min(0.0))
-    start = torch.where(stack.fixed < 0, zero, torch.minimum(torch.maximum(start, low), high))
-    points, slopes = start.clone(), zero.clone()
+    t = torch.where(stack.fixed < 0, zero, torch.minimum(torch.maximum(start, low), high))
+    points, slopes = t.clone(), zero.clone()
     bounds = torch.full_like(start[:, 0], -math.inf)
     values = torch.full_like(bounds, math.inf)
     rows = torch.arange(len(start), device=start.device)  # those not done
-    envelope, weight = Envelope(stack), form.largest * form.scale
-    t, ahead, momentum = start, start, torch.ones_like(bounds)
-    for step in range(steps + 1):
-        if step % _LOOK == 0 or step == steps:
-            slope = form.pull - form.times(t) + stack.shift * t
-            bound, value = _bounded(form, stack, envelope, t, slope)
-            better = bound > bounds[rows]
-            points[rows[better]], slopes[rows[better]] = t[better], slope[better]
-            bounds[rows] = torch.maximum(bounds[rows], bound)
-            values[rows] = torch.minimum(values[rows], value)
-            left = (bounds[rows] < cutoff) & (values[rows] - bounds[rows] > accuracy)
-            if not bool(left.any()) or not go_on():
-                break
-            if int(left.sum()) <= 0.75 * len(rows):
-                chosen = left.nonzero().ravel()
-                stack, rows = stack.rows(chosen), rows[chosen]
-                t, ahead, momentum = t[chosen], ahead[chosen], momentum[chosen]
-                envelope = Envelope(stack)
-        gradient = form.times(ahead) - stack.shift * ahead - form.pull
+    envelope, ahead, momentum = Envelope(stack), t, torch.ones_like(bounds)
+    for turn in range(rounds + 1):
+        slope = form.pull - form.times(t) + stack.shift * t
+        bound, value = _bounded(form, stack, envelope, t, slope)
+        better = bound > bounds[rows]
+        points[rows[better]], slopes[rows[better]] = t[better], slope[better]
+        bounds[rows] = torch.maximum(bounds[rows], bound)
+        values[rows] = torch.minimum(values[rows], value)
+        left = (bounds[rows] < cutoff) & (values[rows] - bounds[rows] > accuracy)
+        chosen = left.nonzero().ravel()
+        if turn == rounds or not len(chosen) or not go_on():
+            break
+        if len(chosen) < len(rows):
+            stack, t, slope, rows = stack.rows(chosen), t[chosen], slope[chosen], rows[chosen]
+            envelope, ahead, momentum = Envelope(stack), ahead[chosen], momentum[chosen]
+        wanted = slope.abs() >= _NEAR * torch.where(slope > 0, envelope.up_slope, envelope.down_slope)
+        near = (((wanted & (stack.fixed == 0)) | (stack.fixed > 0) | (t != 0)).any(dim=0)).nonzero().ravel()
+        state = t[:, near], ahead[:, near], momentum
+        found = _steps(form.part(near), form.pull[near], stack.columns(near), *state)
+        t, ahead, momentum = torch.zeros_like(t), torch.zeros_like(t), found[2]
+        t[:, near], ahead[:, near] = found[:2]
+    return points, slopes, bounds, values
+
+
+def _steps(
+    matrix: Tensor, pull: Tensor, stack: Stack, t: Tensor, ahead: Tensor, momentum: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points, the points ahead of them and the momenta after some accelerated proximal steps."""
+    envelope, weight = Envelope(stack), steepest(matrix)
+    for _ in range(_STEPS):
+        gradient = ahead @ matrix - stack.shift * ahead - pull
         new = envelope.nearest(stack, ahead - gradient / weight, weight)
         moved = new - t
         away = ((ahead - new) * moved * weight).sum(dim=1) > 0
         following = torch.where(away, torch.ones_like(momentum), 0.5 * (1 + torch.sqrt(1 + 4 * momentum.square())))
         factor = torch.where(away, torch.zeros_like(momentum), (momentum - 1) / following)
         t, ahead, momentum = new, new + factor[:, None] * moved, following
-    return points, slopes, bounds, values
+    return t, ahead, momentum
 
 
 def _bounded(form: Quadratics, stack: Stack, envelope: Envelope, t: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
