@@ -59,7 +59,8 @@ def steepest(matrix: Tensor) -> Tensor:
     for _ in range(_POWER):
         vector = root * (matrix @ (root * vector / size))
         size = torch.linalg.vector_norm(vector).clamp_min(1e-300)
-    return _SLACK * size.clamp_min(1e-12) * scale
+    weights: Tensor = _SLACK * size.clamp_min(1e-12) * scale
+    return weights
 
 
 class Stack(NamedTuple):
