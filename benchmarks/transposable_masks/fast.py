@@ -46,7 +46,7 @@ def run(blocks: int, out: Path, patterns: Sequence[tuple[int, int]] = PATTERNS, 
             if record.has(family=family, pattern=f"{count}:{size}"):
                 continue
             scores = draw(family, max(20, blocks * 256 // size**2), size, seed=2)
-            found = solve_blocks(scores, count, sweeps=sweeps, exact=False)
+            found = solve_blocks(scores, count, sweeps=sweeps, rest="round")
             values, bounds = kept(scores, found.mask), bound(scores, found.rows, found.columns, count)
             best = float(kept(scores, solve_blocks(scores, count).mask).sum())
             value, upper = float(values.sum()), float(bounds.sum())

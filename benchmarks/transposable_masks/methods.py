@@ -41,7 +41,7 @@ Method = Callable[[Tensor, int], tuple[Tensor, float | None]]
 
 def _sweeps(sweeps: int) -> Method:
     def method(scores: Tensor, count: int) -> tuple[Tensor, float | None]:
-        found = solve_blocks(scores, count, sweeps=sweeps, exact=False)
+        found = solve_blocks(scores, count, sweeps=sweeps, rest="round")
         return found.mask, float(bound(scores, found.rows, found.columns, count).sum())
 
     return method

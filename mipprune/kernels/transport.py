@@ -10,7 +10,7 @@ to where the two sides meet; an exact repair closes what they leave open.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from .transport_batched import sweep_batched
 from .transport_codes import Codes, encode, to_integers, to_potentials
 from .transport_network import selection_network
 
-__all__ = ["SWEEPS", "Transport", "solve_blocks"]
+__all__ = ["SWEEPS", "Rest", "Transport", "solve_blocks"]
+
+Rest = Literal["repair", "round", "leave"]
+"""what becomes of the blocks that the sweeps leave open"""
 
 SWEEPS = 64
 """sweeps after which a block is left to the exact repair"""
@@ -55,7 +58,7 @@ def solve_blocks(
     fixed: Tensor | None = None,
     start: tuple[Tensor, Tensor] | None = None,
     sweeps: int = SWEEPS,
-    exact: bool = True,
+    rest: Rest = "repair",
 ) -> Transport:
     """Keep ``count`` entries in each row and column of every block such that the kept scores sum up to the most.
 
@@ -73,8 +76,10 @@ def solve_blocks(
         Potentials (blocks, size) of similar scores, such as those of the last call.
     sweeps : int
         Most sweeps of a block, >= 0.
-    exact : bool
-        Repair what the sweeps leave open; otherwise it is rounded to a good mask, and the potentials say how good.
+    rest : {"repair", "round", "leave"}
+        What the sweeps leave open is made exact; or it is rounded to a good mask, and the potentials say how good; or
+        it stays as the potentials have it, with lines that keep a few entries more or fewer. Blocks with fixed entries
+        are always repaired.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def solve_blocks(
         part = slice(first, min(first + limit, blocks))
         own_start = None if start is None else (start[0][part], start[1][part])
         own_fixed = None if fixed is None else fixed[part]
-        parts.append(_solve(scores[part], count, at_most, own_fixed, own_start, sweeps, exact))
+        parts.append(_solve(scores[part], count, at_most, own_fixed, own_start, sweeps, rest))
     return parts[0] if len(parts) == 1 else Transport(*(torch.cat(column) for column in zip(*parts)))
 
 
@@ -102,7 +107,7 @@ def _solve(
     fixed: Tensor | None,
     start: tuple[Tensor, Tensor] | None,
     sweeps: int,
-    exact: bool,
+    rest: Rest,
 ) -> Transport:
     size = scores.shape[1]
     codes = encode(scores, at_most) if 0 < count < size else None
@@ -114,13 +119,14 @@ def _solve(
         mask, rows, columns = _extreme(scores, count, at_most)
         used = torch.zeros(len(scores), device=scores.device)
     feasible = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-    if not exact and fixed is None:
-        open_ = _unbalanced(mask, count, at_most)
-        if bool(open_.any()):
+    if rest == "leave" and fixed is None:
+        return Transport(mask, rows, columns, feasible, used)
+    if rest == "round" and fixed is None:
+        open_ = _unbalanced(mask, count, at_most).nonzero().squeeze(1)
+        if len(open_):
             from .transport_rounding import round_blocks
 
-            rounded = round_blocks(scores[open_], rows[open_], columns[open_], count, at_most)
-            mask[open_] = rounded
+            mask[open_] = round_blocks(scores[open_], rows[open_], columns[open_], count, at_most)
         return Transport(mask, rows, columns, feasible, used)
     if scores.device.type == "cpu" and has_numba():
         _repair(scores, codes, fixed, count, at_most, mask, rows, columns, feasible)

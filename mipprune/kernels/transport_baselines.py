@@ -1,10 +1,8 @@
-"""What others do for transposable masks: entropic transport, rows and then columns, sampling, enumeration."""
+"""What others do for transposable masks: entropic transport, rows and then columns, sampling."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from .top_k import keep_largest
 
-__all__ = ["Entropic", "best_random", "entropic", "pattern_table", "row_then_column"]
+__all__ = ["Entropic", "best_random", "entropic", "row_then_column"]
 
 _ENTRIES = 1 << 22  # entries iterated at once
 
@@ -107,19 +105,3 @@ def best_random(scores: Tensor, count: int, *, trials: int, seed: int) -> Tensor
         best = torch.where(better, value, best)
         mask[better] = drawn[better]
     return mask
-
-
-@cache
-def pattern_table(size: int, count: int) -> Tensor:
-    """Return every mask with ``count`` entries in each line, bool (patterns, size, size), for sizes up to 4.
-
-    Examples
-    --------
-    >>> len(pattern_table(4, 2)), len(pattern_table(4, 1)), len(pattern_table(3, 2))
-    (90, 24, 6)
-    """
-    if size > 4:
-        raise ValueError(f"blocks of {size} have too many masks to list; 4 is the largest size")
-    lines = [[i in chosen for i in range(size)] for chosen in itertools.combinations(range(size), count)]
-    grids = torch.tensor(list(itertools.product(lines, repeat=size)), dtype=torch.bool)
-    return grids[(grids.sum(dim=1) == count).all(dim=1)]

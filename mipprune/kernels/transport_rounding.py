@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .compiling import compiled_if_possible
+from .transport_patterns import LARGEST_LISTED, best_pattern
 
 __all__ = ["complete", "exchange", "greedy", "greedy_prune", "round_blocks"]
 
@@ -189,6 +190,8 @@ def exchange(scores: Tensor, mask: Tensor, steps: int) -> Tensor:
 def round_blocks(scores: Tensor, rows: Tensor, columns: Tensor, count: int, at_most: bool) -> Tensor:
     """Return good admissible masks near potentials: greedy on reduced scores, completed, then exchanges.
 
+    Blocks of at most 4 x 4 with exactly ``count`` in each line have so few masks that the best of them is taken.
+
     Parameters
     ----------
     scores : Tensor, shape (blocks, size, size)
@@ -196,6 +199,8 @@ def round_blocks(scores: Tensor, rows: Tensor, columns: Tensor, count: int, at_m
     count : int
     at_most : bool
     """
+    if scores.shape[1] <= LARGEST_LISTED and not at_most:
+        return best_pattern(scores, count)
     reduced = scores.double() - rows.unsqueeze(2) - columns.unsqueeze(1)
     mask = complete(scores, greedy(reduced, count), count, gated=at_most)
     mask = exchange(scores, mask, 4 * scores.shape[1])

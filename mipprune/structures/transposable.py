@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, exact, gamma
-from ..core.structure import Selection, Supports, Witness
+from ..core.structure import Keeper, Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
-from ..kernels.transport import Transport, solve_blocks
+from ..kernels.transport import Rest, Transport, solve_blocks
 from .partition import check_count
+from .projections import Projections
 
 __all__ = ["TransposableNofM"]
 
@@ -145,7 +145,7 @@ class TransposableNofM(Supports):
         start: tuple[Tensor, Tensor] | None = None,
         *,
         sweeps: int | None = None,
-        repair: bool = True,
+        rest: Rest = "repair",
     ) -> Transport:
         """Return masks and potentials of all blocks.
 
@@ -156,32 +156,25 @@ class TransposableNofM(Supports):
             Potentials (blocks, m) of similar gains, to start from.
         sweeps : int, optional
             Most sweeps of a block.
-        repair : bool
-            ``False``: what the sweeps leave open is rounded, and the potentials say how good the masks are.
+        rest : {"repair", "round", "leave"}
+            Blocks that the sweeps leave open are made exact; or rounded, and the potentials say how good the masks are;
+            or left as the potentials have them, with lines that keep more or fewer than ``n``. Where entries are fixed
+            they are always made exact.
         """
         limit = {} if sweeps is None else {"sweeps": sweeps}
         scores = self.blocks(self._finite(gain))
         if scores.dtype not in (torch.float32, torch.float64):  # no narrow number is lost in a wide one
             scores = scores.float() if scores.is_floating_point() else scores.double()
         fixed = self._signs(gain.device)
-        return solve_blocks(
-            scores, self.n, at_most=self.at_most, fixed=fixed, start=start, exact=repair or fixed is not None, **limit
-        )
+        return solve_blocks(scores, self.n, at_most=self.at_most, fixed=fixed, start=start, rest=rest, **limit)
 
     def keep(self, gain: Tensor) -> Tensor:
         """See :meth:`Supports.keep`."""
         return self.matrix(self.solve(gain).mask, tuple(gain.shape))
 
-    def keeper(self) -> Callable[[Tensor], Tensor]:
+    def keeper(self) -> Keeper:
         """See :meth:`Supports.keeper`: each call starts from the potentials of the call before."""
-        last: list[tuple[Tensor, Tensor]] = []
-
-        def keep(gain: Tensor) -> Tensor:
-            found = self.solve(gain, last[0] if last and len(last[0][0]) == _count(gain.shape, self.m) else None)
-            last[:] = [(found.rows, found.columns)]
-            return self.matrix(found.mask, tuple(gain.shape))
-
-        return keep
+        return Projections(self)
 
     def selection(self, gain: Tensor, found: Transport) -> Selection:
         """Return masks and potentials of blocks as the selection for ``gain``, bounded by the potentials."""

@@ -274,13 +274,30 @@ def test_a_few_sweeps_give_good_masks_and_say_how_good(at_most: bool) -> None:
     for family, size in itertools.product(("gaussian", "t3", "scaled"), (8, 16, 32)):
         scores = make(family, 40, size)
         for count in (size // 2, size // 4):
-            found = solve_blocks(scores, count, at_most=at_most, sweeps=8, exact=False)
+            found = solve_blocks(scores, count, at_most=at_most, sweeps=8, rest="round")
             lines = torch.cat([found.mask.sum(1), found.mask.sum(2)], dim=1)
             assert bool((lines <= count).all() if at_most else (lines == count).all())
             total, bound = float(values(scores, found).sum()), float(bounds(scores, found, count).sum())
             assert total <= bound * (1 + 1e-12)
             if not at_most:
                 assert (bound - total) / bound <= 1e-4, f"{family} {count}:{size}"
+
+
+def test_blocks_left_open_are_as_the_potentials_have_them() -> None:
+    scores = make("gaussian", 40, 16)
+    left, rounded, repaired = (solve_blocks(scores, 8, sweeps=2, rest=rest) for rest in ("leave", "round", "repair"))
+    reduced = scores - left.rows.unsqueeze(2) - left.columns.unsqueeze(1)
+    assert float(((reduced > 0) != left.mask).double().mean()) < 1e-4  # codes have fewer bits than scores
+    assert torch.equal(left.rows, rounded.rows) and bool((left.mask.sum(1) != 8).any())
+    assert bool((values(scores, rounded) <= values(scores, repaired) + 1e-9).all())
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 4), (1, 4), (3, 4), (1, 3), (1, 2)])
+def test_small_blocks_are_rounded_to_their_best_mask(count: int, size: int) -> None:
+    for family in ("gaussian", "integers", "zeros", "signed"):
+        scores = make(family, 200, size)
+        rounded, exact = solve_blocks(scores, count, sweeps=1, rest="round"), solve_blocks(scores, count)
+        torch.testing.assert_close(values(scores, rounded), values(scores, exact), rtol=1e-6, atol=1e-6)
 
 
 def test_fixed_entries_and_impossible_ones() -> None:

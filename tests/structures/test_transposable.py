@@ -216,7 +216,7 @@ def test_no_value_is_above_a_bound(seed: int, m: int, sense: str, start: str) ->
         given_[name] = (torch.full(shape, float(name), dtype=torch.float64), cold.columns)
     found = [
         family.selection(gain, blocks)
-        for blocks in (cold, family.solve(gain, given_[start]), family.solve(gain, sweeps=seed % 5, repair=False))
+        for blocks in (cold, family.solve(gain, given_[start]), family.solve(gain, sweeps=seed % 5, rest="round"))
     ]
     scale = float(gain.double().abs().sum())
     for choice in found:

@@ -17,6 +17,7 @@ from ...core.solver import Budget, Progress, Watch, accept
 from ...errors import InvalidProblem
 from ...kernels import transport_baselines
 from ...kernels.transport import solve_blocks
+from ...kernels.transport_patterns import LARGEST_LISTED, best_pattern
 from ...losses.linear import Linear
 from ...structures.transposable import TransposableNofM
 
@@ -124,7 +125,7 @@ class SweepMask(_BlockMethod):
 
     def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
         """See :class:`mipprune.Solver`."""
-        found = solve_blocks(scores, count, at_most=at_most, sweeps=self.sweeps, exact=False)
+        found = solve_blocks(scores, count, at_most=at_most, sweeps=self.sweeps, rest="round")
         return _Answer(found.mask, found.rows, found.columns)
 
 
@@ -280,12 +281,10 @@ class PatternMask(_BlockMethod):
         if reason is not None:
             return reason
         family = problem.structure.supports  # type: ignore[attr-defined]
-        if family.m > 4 or family.at_most:
+        if family.m > LARGEST_LISTED or family.at_most:
             return "it lists all masks with exactly n in each line, which is feasible for blocks of at most 4 x 4"
         return None
 
     def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
         """See :class:`mipprune.Solver`."""
-        patterns = transport_baselines.pattern_table(scores.shape[1], count).to(scores.device)
-        totals = scores.flatten(1) @ patterns.flatten(1).to(scores.dtype).mT
-        return _Answer(patterns[totals.argmax(dim=1)])
+        return _Answer(best_pattern(scores, count))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mipprune as mp
-from mipprune.kernels import transport_baselines, transport_rounding
+from mipprune.kernels import transport_baselines, transport_patterns, transport_rounding
 from mipprune.kernels.transport import solve_blocks
 from mipprune.solvers.masks.baselines import (
     BiNMMask,
@@ -113,4 +113,4 @@ def test_bad_settings() -> None:
         with pytest.raises(mp.InvalidProblem):
             make()
     with pytest.raises(ValueError, match="4 is the largest"):
-        transport_baselines.pattern_table(5, 2)
+        transport_patterns.pattern_table(5, 2)
