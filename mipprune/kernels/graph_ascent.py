@@ -36,6 +36,7 @@ class _Rows:
 
     matrix: Array
     pairs: Array
+    nodes: tuple[Array, Array]
     fixed: Array
     own: Array
     penalties: tuple[Array, ...]
@@ -45,7 +46,10 @@ class _Rows:
     sharpness: float = field(init=False)
 
     @classmethod
-    def of(cls, matrix: Array, fixed: Array, shift: Shift, penalties: Penalties, go_on: Callable[[], bool]) -> _Rows:
+    def of(
+        cls, matrix: Array, fixed: Array, shift: Shift, penalties: Penalties, start: Array, go_on: Callable[[], bool]
+    ) -> _Rows:
+        """Set up; pairs without curvature of S that are neither kept nor in the start stay zero."""
         p, nodes = len(matrix), np.arange(len(matrix))
         i, j = split_pairs(np.arange(len(fixed)), p)
 
@@ -56,7 +60,12 @@ class _Rows:
 
         own = np.ascontiguousarray(np.broadcast_to(shift.at(nodes[:, None], nodes[None, :]), (p, p)))
         price, ridge, lower, upper = (square(part) for part in penalties)
-        return cls(matrix, np.flatnonzero(fixed >= 0), square(fixed), own, (price, 0.5 * ridge, lower, upper), go_on)
+        moving = (fixed > 0) | ((fixed == 0) & ((own[i, j] > 0) | (own[j, i] > 0)))
+        moving[start] = True
+        pairs = np.flatnonzero(moving & (fixed >= 0))
+        return cls(
+            matrix, pairs, split_pairs(pairs, p), square(fixed), own, (price, 0.5 * ridge, lower, upper), go_on
+        )  # fmt: skip
 
     def around(self, theta: Array, sharpness: float) -> None:
         """Use the vectors ``x_i = v_i / theta_i``, and look for minima at multiples of theta."""
@@ -72,7 +81,7 @@ class _Rows:
         if not self.go_on():
             raise StopIteration
         p, scale = len(self.matrix), self.theta[:, None]
-        i, j = split_pairs(self.pairs, p)
+        i, j = self.nodes
         x = np.zeros((p, p))
         x[i, j] = x[j, i] = values
         x /= scale  # row i: x_i
@@ -133,11 +142,11 @@ def ascend(
     from scipy.optimize import minimize
 
     p, best, where = len(matrix), bound(start), start
-    rows = _Rows.of(matrix, fixed, shift, penalties, go_on)
+    rows = _Rows.of(matrix, fixed, shift, penalties, start[0], go_on)
     values = np.zeros(len(fixed))
     values[start[0]] = start[1]
     current, pairs, unit = values[rows.pairs], rows.pairs, float(penalties.price.mean()) or 1.0
-    i, j = split_pairs(pairs, p)
+    i, j = rows.nodes
     for factor in sharpness:
         if best >= enough or not go_on():
             break

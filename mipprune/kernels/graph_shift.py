@@ -14,6 +14,7 @@ import torch
 
 from . import diagonal_split
 from .graph_appraisal import Penalties, Shift
+from .graph_local import ALL, Inverse, proves_rows, smallest_eigenvalue
 from .pairs import split_pairs
 
 __all__ = ["best_shift", "common_shift", "shares_of", "shift_weights"]
@@ -23,10 +24,8 @@ Point = tuple[Array, Array]
 
 _FIRST, _LAST = 0.8, 0.05  # sizes of a step towards the steepest shift
 _ROWWISE = 128  # nodes up to which each row gets a diagonal of its own
-_COMMON = 500  # nodes up to which a diagonal for all rows is searched for
-_EIGEN = 500  # nodes up to which all eigenvalues of S are computed
-_LANCZOS = 10
-_COARSE = 1e-4  # share of the diagonal of S that a smallest eigenvalue must exceed to be found in float32
+_PAIRS = 128  # pairs in such a diagonal, at most
+_NEAR = 0.5  # slope, in units of that at which a pair enters the relaxation, from which on it is worth curvature
 _LEAST = 1e-6  # share of the diagonal of S below which a shift is not worth its proof
 
 
@@ -113,27 +112,40 @@ class _Rows:
         return rows
 
 
-class _Common:
-    """One diagonal for all rows of a larger graph, in the manner of :class:`_Rows`."""
+class _Local(_Rows):
+    """Rows of a larger graph, each with curvature for few of its pairs; from the inverse of S."""
 
-    def __init__(self, matrix: Array) -> None:
-        self.matrix = torch.from_numpy(matrix)
-
-    def uniform(self) -> torch.Tensor:
-        return torch.full((len(self.matrix),), max(_smallest(self.matrix) or 0.0, 0.0), dtype=torch.float64)
-
-    def steepest(self, weights: Array) -> torch.Tensor:
-        weight = torch.from_numpy(weights.sum(axis=0))
-        return diagonal_split.maximise(self.matrix, weight + 0.05 * weight.mean())
+    def __init__(self, inverse: Inverse, state: Array, near: Array) -> None:
+        self.inverse, self.state = inverse, state
+        p, whole = len(state), inverse.matrix
+        self.matrix = whole  # of the shape that is wanted
+        self.free, self.parts = [], []
+        near = np.where(state == 0, near, 0.0)
+        np.fill_diagonal(near, 0.0)
+        for i in range(p):
+            nodes = np.argsort(-near[i], kind="stable")[:_PAIRS]
+            nodes = np.sort(nodes[near[i, nodes] >= _NEAR])
+            across = whole[i, nodes]
+            self.free.append(nodes)
+            self.parts.append(torch.linalg.inv(whole[nodes][:, nodes] - torch.outer(across, across) / whole[i, i]))
+        self.parts = [0.5 * (part + part.mT) for part in self.parts]
 
     def proven(self, rows: torch.Tensor) -> torch.Tensor:
-        return diagonal_split.shrink_until_valid(self.matrix, rows)
-
-    def shift(self, rows: Array) -> Shift:
-        return Shift(rows, np.zeros((0, 0)))
+        rows, left = rows.clone(), torch.arange(len(rows))
+        original = rows.clone()
+        for loss in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0):
+            rows[left] = (1.0 - loss) * original[left]
+            left = left[~proves_rows(self.inverse, rows[left], left)]
+            if not len(left):
+                break
+        return rows
 
     def of(self, shift: Shift) -> Array:
-        return shift.common
+        """Return a shift as rows, on the pairs that get one."""
+        every, out = super().of(shift), np.zeros(self.state.shape)
+        for i, nodes in enumerate(self.free):
+            out[i, nodes] = every[i, nodes]
+        return out
 
 
 def common_shift(matrix: Array, *, proven: bool = True) -> Shift | None:
@@ -142,45 +154,15 @@ def common_shift(matrix: Array, *, proven: bool = True) -> Shift | None:
     Without ``proven`` the one of a large matrix is left to be proven by whoever uses it; it nearly always can be.
     """
     tensor = torch.from_numpy(matrix)
-    smallest = _smallest(tensor)
+    smallest = smallest_eigenvalue(tensor)
     if smallest is None:
         return None
     common = torch.full((len(matrix),), smallest, dtype=torch.float64)
-    if proven or len(matrix) <= _EIGEN:
+    if proven or len(matrix) <= ALL:
         common = diagonal_split.shrink_until_valid(tensor, common * (1.0 - 1e-9))
     if not float(common.max()) > _LEAST * float(tensor.diagonal().min()):
         return None
     return Shift(common.numpy(), np.zeros((0, 0)))
-
-
-def _smallest(matrix: torch.Tensor) -> float | None:
-    """Return about the smallest eigenvalue of S; ``None`` when it is next to nothing.
-
-    For large matrices a little below it, from Lanczos steps with the inverse through one triangular factor, in float32:
-    all eigenvalues would take many times as long.
-    """
-    p = len(matrix)
-    if p <= _EIGEN:
-        return float(torch.linalg.eigvalsh(matrix)[0])
-    shifted = matrix.float()
-    shifted.diagonal().sub_(_COARSE * float(matrix.diagonal().min()))
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    del shifted
-    if int(info) != 0:
-        return None
-    vector = torch.randn(p, generator=torch.Generator().manual_seed(0))
-    vector /= vector.norm()
-    basis, diagonal, beside = [vector], [], []
-    for _ in range(_LANCZOS):
-        image = torch.cholesky_solve(basis[-1].unsqueeze(1), factor).squeeze(1)
-        diagonal.append(float(image @ basis[-1]))
-        for known in basis:
-            image -= (image @ known) * known
-        beside.append(float(image.norm()))
-        basis.append(image / beside[-1])
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
-    error = abs(beside[-1] * vectors[-1, -1])  # an eigenvalue of the inverse is within it
-    return 0.999 / float(values[-1] + error)
 
 
 def best_shift(
@@ -191,6 +173,7 @@ def best_shift(
     steps: int,
     first: Shift | None = None,
     go_on: Callable[[], bool] = lambda: True,
+    local: Callable[[], tuple[Inverse, Array] | None] = lambda: None,
 ) -> Shift | None:
     """Return the shift with the best bound found, by Frank-Wolfe steps with a line search on the bound itself.
 
@@ -207,23 +190,30 @@ def best_shift(
         One that is valid already; default the uniform one.
     go_on : callable
         ``False`` ends the search with the best one so far.
+    local : callable, optional
+        For larger graphs: the inverse of S, and :func:`~mipprune.kernels.graph_local.candidates`, (p, p).
 
     Returns
     -------
     Shift or None
         ``None`` when there is none worth its proof.
     """
-    if len(matrix) > _COMMON:
-        return common_shift(matrix)
-    rows: _Rows | _Common = _Rows(matrix, state) if len(matrix) <= _ROWWISE else _Common(matrix)
+    rows: _Rows
+    if len(matrix) <= _ROWWISE:
+        rows = _Rows(matrix, state)
+    else:
+        found = local()
+        if found is None:
+            return common_shift(matrix)
+        rows = _Local(found[0], state, found[1])
     chosen = rows.uniform().numpy()
     if first is None and not chosen.max() > _LEAST * matrix.diagonal().min():
         return None
     best, point, weights = bound(rows.shift(chosen), start)
     if first is not None:
-        found = bound(rows.shift(rows.of(first)), start)
-        if found[0] > best:
-            chosen, (best, point, weights) = rows.of(first), found
+        again = bound(rows.shift(rows.of(first)), start)
+        if again[0] > best:
+            chosen, (best, point, weights) = rows.of(first), again
     if not chosen.max() > _LEAST * matrix.diagonal().min():
         return None
     size = _FIRST
@@ -232,11 +222,11 @@ def best_shift(
             break
         toward = rows.steepest(weights).numpy()
         size = min(2.0 * size, _FIRST)
-        while size >= _LAST:
+        while size >= _LAST and go_on():
             mixed = (1.0 - size) * chosen + size * toward
-            found = bound(rows.shift(mixed), point)
-            if found[0] > best + 1e-6 * abs(best):
-                chosen, (best, point, weights) = mixed, found
+            again = bound(rows.shift(mixed), point)
+            if again[0] > best + 1e-6 * abs(best):
+                chosen, (best, point, weights) = mixed, again
                 break
             size *= 0.5
         else:

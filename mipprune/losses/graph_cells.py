@@ -13,6 +13,7 @@ from ..core.loss import Appraisal, Cells
 from ..core.rational import rational
 from ..kernels import diagonal_split
 from ..kernels.graph_appraisal import Shift, appraise, diagonal_guess
+from ..kernels.graph_local import proves_rows
 from ..kernels.pairs import split_pairs
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["appraise_cells", "proves_shift", "rational_cell", "shift_of"]
 
 Array = np.ndarray[Any, Any]
 
+_LARGE, _FEW = 128, 0.5  # nodes beyond which, and share of them up to which, rows are proven from the inverse of S
 _ROWS = 1 << 23  # numbers in one batch of matrices whose semidefiniteness is proven
 
 
@@ -53,6 +55,10 @@ def proves_shift(loss: PseudoLikelihood, split: Tensor, allowed: Tensor) -> bool
     inside[:, nodes] = own
     shift = torch.zeros((p, len(matrix)), dtype=torch.float64)
     shift[:, nodes] = torch.where(own, common + extra, 0.0)
+    few = int((shift > 0).sum(dim=1).max()) <= _FEW * len(matrix)
+    inverse = loss.inverse if few and len(matrix) > _LARGE else None
+    if inverse is not None and bool(proves_rows(inverse, shift, nodes).all()):
+        return True
     step = max(1, _ROWS // len(matrix) ** 2)
     return all(
         diagonal_split.is_valid(matrix, shift[first : first + step], inside[first : first + step])

@@ -18,6 +18,7 @@ from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
 from ..kernels.graph_appraisal import Penalties, Places, Shift, places_of, products_at
+from ..kernels.graph_local import Inverse
 from ..kernels.pairs import split_pairs
 from .graph_cells import appraise_cells, proves_shift, rational_cell
 from .graph_rational import exact_minorant
@@ -126,6 +127,11 @@ class PseudoLikelihood(Loss):
     def frame(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """S of the graph with which curvature is proven, and where the nodes stand in it: here the graph itself."""
         return self.matrix, np.arange(self.nodes)
+
+    @cached_property
+    def inverse(self) -> Inverse | None:
+        """The inverse of the frame's S with its accuracy; ``None`` where S is nearly singular."""
+        return Inverse.of(self.frame[0])
 
     @property
     def _ridges(self) -> Tensor:

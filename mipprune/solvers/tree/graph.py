@@ -16,6 +16,7 @@ from ...core.arrays import exact
 from ...core.problem import Problem
 from ...kernels.graph_appraisal import Appraised, Penalties, Shift, appraise
 from ...kernels.graph_ascent import ascend
+from ...kernels.graph_local import Inverse, candidates
 from ...kernels.graph_relax import relax_graph
 from ...kernels.graph_search import improve
 from ...kernels.graph_shift import best_shift, shares_of, shift_weights
@@ -23,13 +24,15 @@ from ...kernels.pairs import split_pairs
 from ...losses.pseudo_likelihood import PseudoLikelihood
 from .strategy import Array, Node, Point, Relaxed
 
-__all__ = ["GraphBound", "shift_of"]
+__all__ = ["LOCAL", "GraphBound", "shift_of"]
 
 _Effort = tuple[int, tuple[float, ...]]  # steps of the ascent, and sharpness of the smoothed minima
 _ROOT: _Effort = (40, (0.2, 0.8, 3.0))
 _BELOW: _Effort = (15, (0.3, 1.5))
 _LARGE_ROOT: _Effort = (40, (0.03, 0.3, 1.0))  # beyond _OFTEN nodes
 _LARGE_BELOW: _Effort = (10, (0.03, 0.3))
+LOCAL = 2048
+"""Nodes up to which rows get curvature of their own for few pairs each; beyond, all share one number."""
 _SWEEPS = 50  # of the relaxations that a search for a shift solves
 _OFTEN = 128  # nodes up to which that search takes all of its steps
 _COARSE = 3e-4  # tolerance of relaxations in large graphs with a shift
@@ -150,9 +153,9 @@ class GraphBound:
         flat, value, theta = self._descend(node, shift, start, accuracy, stop)
         inside = value != 0.0
         entries, values = flat[inside], value[inside]
-        small, top = self.loss.nodes <= _OFTEN, node.depth == 0
-        effort = (_ROOT if top else _BELOW) if small else (_LARGE_ROOT if top else _LARGE_BELOW)
-        point = self._climbed(node, shift, (entries, values), cutoff, effort, stop)
+        point = (entries, values)
+        if self._climbs(node, shift):
+            _, point = self.climbed(node, shift, point, cutoff, stop, long=node.depth == 0)
         found = appraise(self.loss.matrix, self.loss.largest, *point, node.fixed, shift, self.penalties)
         size = len(self.price)
         primal, shares = np.zeros(size), np.where(node.fixed > 0, 1.0, 0.0)
@@ -169,20 +172,18 @@ class GraphBound:
             found.known, split,
         )  # fmt: skip
 
-    def _climbed(
-        self,
-        node: Node,
-        shift: Shift,
-        point: Point,
-        cutoff: float,
-        effort: _Effort,
-        stop: Callable[[], bool],
-    ) -> Point:
-        """Return a better point of tangency; without a shift, or with nothing free, the relaxation's is the best."""
-        shifted = shift.common.any() or len(shift.extra)
-        if not (self.climb and shifted and (node.fixed == 0).any()):
-            return point
-        _, point = ascend(
+    def _climbs(self, node: Node, shift: Shift) -> bool:
+        """Whether ascent may help: without a shift, or with nothing free, the relaxation's point is the best."""
+        shifted = shift.common.any() or len(shift.extra) > 0
+        return self.climb and bool(shifted) and bool((node.fixed == 0).any())
+
+    def climbed(
+        self, node: Node, shift: Shift, point: Point, cutoff: float, stop: Callable[[], bool], *, long: bool
+    ) -> tuple[float, Point]:
+        """Return the bound of a better point of tangency, and that point."""
+        small = self.loss.nodes <= _OFTEN
+        steps, sharpness = (_ROOT if long else _BELOW) if small else (_LARGE_ROOT if long else _LARGE_BELOW)
+        return ascend(
             self.loss.matrix,
             node.fixed,
             shift,
@@ -190,11 +191,10 @@ class GraphBound:
             point,
             lambda tried: self._appraise(node, *tried, shift).bound,
             enough=cutoff,
-            steps=effort[0],
-            sharpness=effort[1],
+            steps=steps,
+            sharpness=sharpness if self._climbs(node, shift) else (),
             go_on=lambda: not stop(),
         )
-        return point
 
     def _appraise(self, node: Node, flat: Array, value: Array, shift: Shift) -> Appraised:
         matrix, largest = self.loss.matrix, self.loss.largest
@@ -228,6 +228,16 @@ class GraphBound:
 
     def sharpened(self, node: Node, go_on: Callable[[], bool] = lambda: True) -> Point | None:
         """See :class:`NodeBound`: at the root, and again where many pairs have been fixed since."""
+        found = self.searched(node, go_on)
+        if found is None:
+            return None
+        p, shift = self.loss.nodes, found[0]
+        row = np.concatenate([shift.common, shift.extra.reshape(-1) if len(shift.extra) else np.zeros(p * p)])
+        entries = np.flatnonzero(row)
+        return entries, row[entries]
+
+    def searched(self, node: Node, go_on: Callable[[], bool] = lambda: True) -> tuple[Shift, Point] | None:
+        """Return a better shift for a node, with the best point of tangency that was found on the way."""
         p, accuracy = self.loss.nodes, 1e-4 * self.loss.scale
         old = None if node.split is None else shift_of(node.split, p)
         if old is not None and (not len(old.extra) or not self._has_changed(node, old)):
@@ -240,13 +250,15 @@ class GraphBound:
         state[inside] = 0
         state[members[i], members[j]] = state[members[j], members[i]] = node.fixed
 
+        best: list[tuple[float, Point]] = [(-math.inf, node.start)]
+
         def bound(shift: Shift, start: Point) -> tuple[float, Point, Array]:
             own, weights = shift.among(members), np.zeros(whole.shape)
             flat, value, theta = self._descend(node, own, start, accuracy, lambda: False, _SWEEPS)
-            effort = _BELOW if p <= _OFTEN else _LARGE_BELOW
-            point = self._climbed(node, own, (flat, value), math.inf, effort, lambda: False)
+            proven, point = self.climbed(node, own, (flat, value), math.inf, lambda: not go_on(), long=False)
             weights[inside] = shift_weights(flat, value, theta, own, self.penalties)
-            return self._appraise(node, *point, own).bound, (flat, value), weights
+            best[0] = max(best[0], (proven, point), key=lambda pair: pair[0])
+            return proven, (flat, value), weights
 
         first = None
         if old is not None:
@@ -254,13 +266,18 @@ class GraphBound:
             first.common[members] = old.common
             first.extra[inside] = old.extra
         steps = 2 if old is not None else self.shifts if p <= _OFTEN else self.shifts // 5
-        shift = best_shift(whole, state, bound, node.start, steps, first, go_on)
+
+        def local() -> tuple[Inverse, Array] | None:
+            if p > LOCAL or self.loss.inverse is None:
+                return None
+            near = np.zeros(whole.shape)
+            near[inside] = candidates(self.loss.matrix, node.start, self.penalties)
+            return self.loss.inverse, near
+
+        shift = best_shift(whole, state, bound, node.start, steps, first, go_on, local)
         if shift is None:
             return None
-        shift = shift.among(members)
-        row = np.concatenate([shift.common, shift.extra.reshape(-1) if len(shift.extra) else np.zeros(p * p)])
-        entries = np.flatnonzero(row)
-        return entries, row[entries]
+        return shift.among(members), best[0][1]
 
     def _has_changed(self, node: Node, shift: Shift) -> bool:
         """Whether much fewer pairs are free than where the shift was made (it is positive on those that were)."""
