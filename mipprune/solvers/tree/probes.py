@@ -58,8 +58,7 @@ class Prober:
         t, slope = np.abs(relaxed.primal[active]), np.abs(relaxed.linear[active])
         whole = t / np.maximum(relaxed.shares[active], 1e-300)  # where the entry counts as wholly kept
         prices = whole * (slope - 0.5 * relaxed.curvature[active] * whole)
-        reach = [self._reach(*each, room) for each in zip(t.tolist(), slope.tolist(), prices.tolist(), strict=True)]
-        return float(np.median(np.array(reach) / whole)) < _FAR
+        return float(np.median(self._reach(t, slope, prices, room) / whole)) < _FAR
 
     def run(
         self, strategy: RegressionBound, node: Node, relaxed: Relaxed, cutoff: float, stop: Callable[[], bool]
@@ -99,19 +98,19 @@ class Prober:
     def _parts(self, t: Array, c: Array, node: Node, price: Array, room: float, order: list[int]) -> list[Part]:
         """Choose how far each part begins."""
         parts = []
-        for j in order:
+        reaches = self._reach(np.abs(t[order]), np.abs(c[order]), price[order], room)
+        for place, j in enumerate(order):
             side = 1.0 if t[j] > 0 else -1.0
-            reach = self._reach(abs(float(t[j])), abs(float(c[j])), float(price[j]), room)
+            reach = float(reaches[place])
             top = float(node.upper[j] if side > 0 else -node.lower[j])
             parts.append(Part(j, side, min(reach, _FARTHEST * top) if math.isfinite(top) else reach))
         return parts
 
-    def _reach(self, t: float, slope: float, price: float, room: float) -> float:
-        """Value beyond which a kept entry is expected to cost the room; 0 if every value is."""
-        least = price - slope * t - 0.5 * slope * slope / self.curvature
-        if least >= room:
-            return 0.0
-        return t + (slope + math.sqrt(2.0 * self.curvature * (room - least))) / self.curvature
+    def _reach(self, t: Array, slope: Array, price: Array, room: float) -> Array:
+        """Values beyond which kept entries are expected to cost the room; 0 if every value is."""
+        lacking = room - (price - slope * t - 0.5 * slope * slope / self.curvature)
+        root = np.sqrt(np.maximum(2.0 * self.curvature * lacking, 0.0))
+        return np.where(lacking > 0, t + (slope + root) / self.curvature, 0.0)
 
     def _learn(self, part: Part, t: Array, c: Array, price: Array, room: float, before: Node, after: Node) -> None:
         """Correct the curvature from how far a probe reached."""

@@ -274,6 +274,17 @@ class RegressionBound(Columns):
 
     def scores(self, node: Node, relaxed: Relaxed) -> tuple[Array, Array]:
         """See :class:`NodeBound`: second-order estimates along one coordinate, the others of the support following."""
+        last = self._scored
+        if not last or last[0][0] is not node.fixed or last[0][1] is not relaxed:
+            last[:] = [(node.fixed, relaxed, self._estimates(node, relaxed))]
+        return last[0][2]
+
+    @cached_property
+    def _scored(self) -> list[tuple[Array, Relaxed, tuple[Array, Array]]]:
+        """The last estimates: probes and branching ask for the same ones."""
+        return []
+
+    def _estimates(self, node: Node, relaxed: Relaxed) -> tuple[Array, Array]:
         size = len(self.columns)
         down, up = np.zeros(size), np.zeros(size)
         inside = np.flatnonzero((relaxed.primal != 0) & (node.fixed >= 0))

@@ -22,7 +22,8 @@ __all__ = ["Search", "Settings"]
 
 _RENEWAL = 64  # evaluated nodes between two renewals
 _DEEPEST = 20  # nodes of a dive
-_EXPLORED = 64  # evaluated nodes between two longer searches for incumbents
+_EXPLORED = 64  # evaluated nodes at which incumbents are searched for longer again, and at each power of two beyond
+_RARER = 4  # times fewer dives where such searches find the incumbents
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Search:
             if self.settings.batch > 1 and self.heap[0][1] not in self.ready:
                 self._prepare()
             item = heapq.heappop(self.heap)
-            diving = self.settings.dive_every and self.evaluated % self.settings.dive_every == 0
+            every = self.settings.dive_every * (_RARER if isinstance(self.universes.root, Exploring) else 1)
+            diving = every and self.evaluated % every == 0
             before = self.value
             self._work(item, bool(diving))
             if self.value < before or self.evaluated % 50 == 0 or self.evaluated == 1:
@@ -321,7 +323,8 @@ class Search:
         for value, point in strategy.incumbents(node, relaxed, effort):
             self.offer(value, point)
         whole = self.universes.root
-        if isinstance(whole, Exploring) and (effort == 2 or self.evaluated % _EXPLORED == 0):
+        due = effort == 2 or (self.evaluated >= _EXPLORED and self.evaluated.bit_count() == 1)
+        if isinstance(whole, Exploring) and due:
             for value, point in whole.explored(self.point, relaxed, effort, self.evaluated, self.stopping):
                 self.offer(value, point)
 
