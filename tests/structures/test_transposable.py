@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -223,6 +224,46 @@ def test_no_value_is_above_a_bound(seed: int, m: int, sense: str, start: str) ->
         assert family.contains(choice.mask) and found[0].value <= choice.bound
     assert max(choice.bound for choice in found[:2]) - found[0].value <= 1e-9 * scale
     assert found[1].value == pytest.approx(found[0].value, abs=1e-12 * scale)
+
+
+def exact_dual(gain: Tensor, rows: Tensor, columns: Tensor, family: TransposableNofM) -> Fraction:
+    """Dual value of potentials in rational arithmetic."""
+    total = Fraction(0)
+    for block, own, across in zip(family.blocks(gain).tolist(), rows.tolist(), columns.tolist(), strict=True):
+        u, v = [Fraction(x) for x in own], [Fraction(x) for x in across]
+        total += family.n * (sum(u) + sum(v))
+        total += sum(max(Fraction(x) - u[i] - v[j], 0) for i, row in enumerate(block) for j, x in enumerate(row))
+    return total
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    m=st.sampled_from([4, 8, 16, 64]),
+    sense=st.sampled_from(["exact", "at_most"]),
+    power=st.integers(0, 12),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=25)
+def test_bounds_from_wild_starts_hold_and_are_tight(
+    seed: int, m: int, sense: str, power: int, dtype: torch.dtype
+) -> None:
+    """In rational arithmetic: no bound below its dual value, no dual value below the optimum; the rest is rounding."""
+    rng = np.random.default_rng(seed)
+    spread = float(rng.choice([1.0, 6.0]))  # the second: scores over ten orders of magnitude
+    gain = torch.from_numpy(np.exp(spread * rng.standard_normal((m, m + 1)))).to(dtype)
+    family = TransposableNofM(int(rng.integers(1, m)), m, sense)
+    start = torch.from_numpy(rng.standard_normal((2, 2, m)) * 10.0**power * float(gain.max()))
+    optimum = family.select(gain)
+    for rest in ("repair", "round"):
+        found = family.solve(gain, (start[0], start[1]), sweeps=None if rest == "repair" else 2, rest=rest)
+        choice = family.selection(gain, found)
+        dual = exact_dual(gain, found.rows, found.columns, family)
+        value = sum(Fraction(x) for x in gain[choice.mask].tolist())
+        size = float(gain.double().sum() + m * (found.rows.abs().sum() + found.columns.abs().sum()))
+        assert Fraction(optimum.value) * (1 - Fraction(1, 10**15)) <= dual <= Fraction(choice.bound)
+        assert value <= dual and float(Fraction(choice.bound) - dual) <= (3 * m + 16) * 2.0**-53 * size
+        if rest == "repair":
+            assert float(dual - value) <= 1e-12 * size and choice.value == pytest.approx(optimum.value, rel=1e-12)
 
 
 def test_narrow_and_whole_numbers_are_scores() -> None:
