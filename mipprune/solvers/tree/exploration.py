@@ -21,7 +21,7 @@ _CANDIDATES = 512  # columns that may join where X'X is not there as a whole
 _PATIENCE = 200  # moves without success after which the search restarts
 _TENURE = 8  # moves for which a column that left stays out, at least
 _CALLS = {0: 1, 1: 2, 2: 6}  # calls in a row without success after which an effort ends
-_WORK = 3e8 if has_numba() else 3e6  # numbers read in one call: about a tenth of a second compiled
+_WORK = 3e8 if has_numba() else 3e5  # numbers read in one call: about a tenth of a second compiled
 _CALLED = 20  # calls of one effort at most
 _SAME = 1e-10  # of the value
 
@@ -73,17 +73,17 @@ def explore_supports(
     for call in range(_CALLED):
         if stop() or (failed >= _CALLS[effort] and call > 1):
             return
-        t = starts[1][places] if call == 0 else chosen.copy()
+        t = (starts[1 - call][places] if call < 2 else chosen).copy()
         value, _ = tabu_search(
             gram, *data, *sides, most, t, _WORK, 1, _PATIENCE, _TENURE, (2 * _CALLED * seed + call) % 2**31
         )
         failed += 1
-        if value < math.inf and not value >= best - _SAME * abs(best):
+        if value < best and (best == math.inf or value < best - _SAME * abs(best)):
+            best, chosen = value, t
+            failed = failed if call == 0 else 0
             dense = np.zeros(size)
             dense[places] = t
             yield strategy.improved(dense, 0)
-            if call:  # the first goes out from the relaxation, and the second still from the incumbent
-                best, chosen, failed = value, t, 0
 
 
 def _largest(t: Array, count: int) -> Array:

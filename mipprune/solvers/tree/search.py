@@ -324,7 +324,7 @@ class Search:
             self.offer(value, point)
         whole = self.universes.root
         due = effort == 2 or (self.evaluated >= _EXPLORED and self.evaluated.bit_count() == 1)
-        if isinstance(whole, Exploring) and due:
+        if isinstance(whole, Exploring) and due and relaxed.bound < self.cutoff:
             for value, point in whole.explored(self.point, relaxed, effort, self.evaluated, self.stopping):
                 self.offer(value, point)
 
