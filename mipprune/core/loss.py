@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -90,6 +90,10 @@ class Loss(ABC):
     turns a tangent plane into a useful bound: the separable part is handed to the structure, where it meets the
     constraint, and the rest is replaced by its tangent. Every split that reaches :meth:`minorant` is verified there.
     """
+
+    atoms: ClassVar[frozenset[str]] = frozenset()
+    """Names of the atoms of :meth:`expression` beyond quadratics, such as ``"log"``: looked at where the expression
+    itself would be too large to build for a mere question."""
 
     @property
     @abstractmethod

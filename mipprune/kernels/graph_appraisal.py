@@ -11,7 +11,10 @@ import numpy as np
 from .pairs import nodes_of, pair_index, pattern_of, split_pairs
 from .threads import over_rows
 
-__all__ = ["Appraised", "Penalties", "Places", "Shift", "appraise", "diagonal_guess", "places_of", "products_at"]
+__all__ = [
+    "Appraised", "Penalties", "Places", "Shift", "Vectors", "appraise", "diagonal_guess", "places_of", "products_at",
+    "vectors_of",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -93,12 +96,27 @@ class Appraised(NamedTuple):
     """(p,) the diagonal around which the intervals lie"""
 
 
-def _around(
-    matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties
-) -> tuple[Places, Array, Array]:
-    """Return the pattern of the entries, their values by place, and the diagonal that goes with them.
+class Vectors(NamedTuple):
+    """The vectors ``x_i = v_i / theta_i`` of a bound: off-diagonal entries by place, and the diagonal they go with."""
 
-    It does not depend on what is fixed: a tangent then proves no less below the node for which it was made.
+    places: Places
+    value: Array
+    theta: Array
+    """(p,)"""
+
+    def dense(self) -> Array:
+        """Return (p, p): row i is ``x_i``, in the arithmetic of the bound."""
+        p = len(self.theta)
+        out = np.zeros((p, p))
+        rows = np.repeat(np.arange(p), np.diff(self.places.indptr))
+        out[rows, self.places.indices] = self.value * (1.0 / self.theta)[rows]
+        return out
+
+
+def vectors_of(matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties) -> Vectors:
+    """Return the vectors that some off-diagonal entries stand for; whoever says what they prove takes them from here.
+
+    They do not depend on what is fixed: a tangent then proves no less below the node for which it was made.
     """
     from .graph_descent import diagonal_of
 
@@ -107,7 +125,8 @@ def _around(
     places = places_of(entries, len(matrix), None, shift, penalties)
     value = values[places.pair]
     product = products_at(matrix, places, value)
-    return places, value, diagonal_of(matrix, *places[:3], value, product, places.shift, *places.penalties, _ROUNDS)
+    theta = diagonal_of(matrix, *places[:3], value, product, places.shift, *places.penalties, _ROUNDS)
+    return Vectors(places, value, theta)
 
 
 def products_at(matrix: Array, places: Places, value: Array) -> Array:
@@ -128,7 +147,7 @@ def products_at(matrix: Array, places: Places, value: Array) -> Array:
 
 def diagonal_guess(matrix: Array, entries: Array, values: Array, shift: Shift, penalties: Penalties) -> Array:
     """Return the diagonal around which :func:`appraise` lays its intervals."""
-    return _around(matrix, entries, values, shift, penalties)[2]
+    return vectors_of(matrix, entries, values, shift, penalties).theta
 
 
 def appraise(
@@ -173,7 +192,7 @@ def appraise(
     p = len(matrix)
     size = p * (p - 1) // 2
     assert nodes_of(size) == p
-    places, value, theta = _around(matrix, entries, values, shift, penalties)
+    places, value, theta = vectors_of(matrix, entries, values, shift, penalties)
     base, known = np.zeros(p), np.zeros(p)
     if_on, if_off = (np.zeros(size if parts else 0) for _ in range(2))
     ends = GRID if grid is None else grid

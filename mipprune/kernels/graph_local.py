@@ -140,9 +140,12 @@ def _proves(inverse: Inverse, rows: torch.Tensor, nodes: torch.Tensor, widest: i
     error = 24.0 * _U * (size.square().sum(dim=(1, 2)).sqrt() + widest)
     rest = unit - reduced
     usable = torch.isfinite(rest).all(dim=2).all(dim=1) & torch.isfinite(error)
+    allowance = error.unsqueeze(1).expand(-1, widest)
+    if bool(usable.all()) and diagonal_split.is_valid(rest, allowance):
+        return usable
     proven = torch.zeros(len(rows), dtype=torch.bool)
     for row in usable.nonzero().ravel().tolist():
-        proven[row] = diagonal_split.is_valid(rest[row], error[row].expand(widest))
+        proven[row] = diagonal_split.is_valid(rest[row], allowance[row])
     return proven
 
 

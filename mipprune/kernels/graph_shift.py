@@ -133,7 +133,7 @@ class _Local(_Rows):
     def proven(self, rows: torch.Tensor) -> torch.Tensor:
         rows, left = rows.clone(), torch.arange(len(rows))
         original = rows.clone()
-        for loss in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0):
+        for loss in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0):
             rows[left] = (1.0 - loss) * original[left]
             left = left[~proves_rows(self.inverse, rows[left], left)]
             if not len(left):

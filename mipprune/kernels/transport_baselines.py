@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -89,8 +90,13 @@ def row_then_column(scores: Tensor, count: int) -> Tensor:
     return chosen & kept
 
 
-def best_random(scores: Tensor, count: int, *, trials: int, seed: int) -> Tensor:
-    """Return the best of so many random admissible masks for each block: circulants with permuted rows and columns."""
+def best_random(
+    scores: Tensor, count: int, *, trials: int, seed: int, go_on: Callable[[], bool] = lambda: True
+) -> Tensor:
+    """Return the best of so many random admissible masks for each block: circulants with permuted rows and columns.
+
+    ``go_on``, asked after each, ends the draws with ``False``.
+    """
     blocks, size, _ = scores.shape
     generator = torch.Generator().manual_seed(seed)
     index = torch.arange(size)
@@ -104,4 +110,6 @@ def best_random(scores: Tensor, count: int, *, trials: int, seed: int) -> Tensor
         better = value > best
         best = torch.where(better, value, best)
         mask[better] = drawn[better]
+        if not go_on():
+            break
     return mask

@@ -38,7 +38,7 @@ from ..core.replay import ON
 from ..core.separable import Separable
 from ..core.sparse_tree import SparseTree
 from ..errors import CertificateError, Unsupported
-from ..kernels.graph_appraisal import diagonal_guess
+from ..kernels.graph_appraisal import vectors_of
 from ..kernels.pairs import split_pairs
 from .graph_cells import shift_of
 from .pseudo_likelihood import PseudoLikelihood
@@ -116,15 +116,11 @@ def _vectors(certificate: Certificate, part: Problem) -> Iterator[Array]:
     p = loss.nodes
     i, j = split_pairs(np.arange(part.size), p)
 
-    def spread(point: Array, theta: Array) -> Array:
-        out = np.zeros((p, p))
-        out[i, j] = out[j, i] = point
-        scaled: Array = out * (1.0 / theta)[:, None]
-        return scaled
-
-    if isinstance(certificate, Tangent):
+    if isinstance(certificate, Tangent):  # a minorant, which has the diagonal of its own point
         point = exact(certificate.point)
-        yield spread(point.numpy(), loss.diagonal(point).numpy())
+        out = np.zeros((p, p))
+        out[i, j] = out[j, i] = point.numpy()
+        yield out * (1.0 / loss.diagonal(point).numpy())[:, None]
         return
     if not isinstance(certificate, SparseTree):
         raise CertificateError(f"blocks: a {type(certificate).__name__} says nothing about the pairs across")
@@ -145,7 +141,7 @@ def _vectors(certificate: Certificate, part: Problem) -> Iterator[Array]:
             split = torch.zeros(loss.split_size, dtype=torch.float64)
             split[certificate.split_entry[where]] = certificate.split_value[where]
         entries = np.flatnonzero(dense)
-        yield spread(dense, diagonal_guess(loss.matrix, entries, dense[entries], shift_of(split, p), penalties))
+        yield vectors_of(loss.matrix, entries, dense[entries], shift_of(split, p), penalties).dense()
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,7 @@ class Logistic(Loss):
     1.386294
     """
 
+    atoms = frozenset({"logistic"})
     design: Tensor
     labels: Tensor
     ridge: float | Tensor = 0.0

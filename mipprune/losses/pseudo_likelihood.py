@@ -71,6 +71,7 @@ class PseudoLikelihood(Loss):
     3.0
     """
 
+    atoms = frozenset({"log"})
     covariance: Tensor
     ridge: float | Tensor = 0.0
 

@@ -14,6 +14,8 @@ import torch
 
 import mipprune as mp
 from mipprune.formulations import graphical_model
+from mipprune.kernels.graph_appraisal import Penalties, Shift, appraise, vectors_of
+from mipprune.kernels.pairs import split_pairs
 from mipprune.losses import PseudoLikelihood
 from mipprune.losses.graph_blocks import GraphBlocks, block_parts
 from mipprune.solvers.tree import blocks as blockwise
@@ -223,3 +225,23 @@ def test_limits_and_interrupts_leave_a_valid_bound(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(blockwise, "block_parts", interrupted)
     none = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=0.0, absolute_gap=1e-6))
     assert none.stop is mp.Stop.USER and none.point is not None
+
+
+def test_the_vectors_of_a_tree_are_those_of_its_bounds() -> None:
+    """With every pair off a row proves ``1 + log(S_ii - x_i' S x_i)``, whatever the point and the shift."""
+    rng = np.random.default_rng(7)
+    for p in (4, 9):
+        data = rng.standard_normal((3 * p, p))
+        matrix = np.ascontiguousarray(data.T @ data / (3 * p))
+        size = p * (p - 1) // 2
+        penalties = Penalties(np.full(1, 0.1), np.full(1, 0.2), np.full(1, -2.0), np.full(1, 2.0))
+        for shift in (Shift.none(p), Shift(np.full(p, 1e-3), np.zeros((0, 0)))):
+            entries = np.sort(rng.choice(size, size // 2, replace=False))
+            values = 0.2 * rng.standard_normal(len(entries))
+            fixed = np.full(size, -1, dtype=np.int8)
+            bound = appraise(matrix, np.abs(matrix).max(axis=1), entries, values, fixed, shift, penalties).bound
+            x = vectors_of(matrix, entries, values, shift, penalties).dense()
+            i, j = split_pairs(entries, p)
+            assert np.array_equal(np.flatnonzero(x), np.sort(np.concatenate([i * p + j, j * p + i])))
+            square = np.einsum("ij,jk,ik->i", x, matrix, x) - (x * x) @ shift.common
+            assert bound == pytest.approx(float((1.0 + np.log(matrix.diagonal() - square)).sum()), rel=1e-12)

@@ -27,6 +27,7 @@ __all__ = ["CutSearch"]
 
 Array = np.ndarray[Any, Any]
 
+_RECENT = 20  # cuts that a lean master keeps whatever they carry
 _STOPS = {
     "kOptimal": Stop.GAP,
     "kTimeLimit": Stop.TIME,
@@ -239,8 +240,12 @@ class CutSearch:
 
     # ------------------------------------------------------------------------------------------------ masters
 
-    def _solve_master(self, gap: float) -> MasterRun:
+    def _solve_master(self, gap: float, *, lean: bool = False) -> MasterRun:
+        """Solve the mixed-integer master; a lean one leaves out old cuts that do not carry the relaxation."""
         assert self.master is not None
+        idle: Array = np.zeros(0, dtype=np.int64)
+        if lean and self._multipliers is not None:
+            idle = np.flatnonzero(self._multipliers[: max(self.master.cuts - _RECENT, 0)] <= 0)
         nodes = self.watch.budget.nodes
         mask = self.incumbent_mask()
         start = None if mask is None else (mask, self.incumbent.value + 1e-9 * abs(self.incumbent.value))
@@ -251,6 +256,7 @@ class CutSearch:
             nodes=None if nodes is None else max(nodes - self.nodes, 1),
             start=start,
             interrupt=interrupt,
+            idle=idle.tolist(),
         )
         self.nodes += run.nodes
         return run
@@ -265,7 +271,10 @@ class CutSearch:
         while True:
             before = (self.incumbent.bound, self.incumbent.value, self.master.cuts)
             open_gap = self.incumbent.gap
-            run = self._solve_master(max(tight, 0.2 * open_gap) if math.isfinite(open_gap) and not stalled else tight)
+            loose = math.isfinite(open_gap) and not stalled
+            run = self._solve_master(
+                max(tight, 0.2 * open_gap) if loose else tight, lean=self.master.large and not stalled
+            )
             self.rounds += 1
             if run.status == "kInfeasible":
                 return self.outcome(Stop.NUMERICAL)

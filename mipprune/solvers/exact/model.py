@@ -70,14 +70,16 @@ def _unlowerable(problem: Problem, logarithms: bool) -> str | None:
     """Look for atoms outside quadratics; the expression of a wide problem is too costly for a mere question."""
     import cvxpy as cp
 
-    if problem.size > _CHEAP:
-        return None
     try:
-        atoms = problem.reference.loss.expression(cp.Variable(problem.shape), None).atoms()
+        if problem.size > _CHEAP:
+            atoms = problem.loss.atoms
+        else:
+            found = problem.reference.loss.expression(cp.Variable(problem.shape), None).atoms()
+            atoms = frozenset(atom.__name__ for atom in found)
     except (Unsupported, NotImplementedError) as error:
         return f"{type(problem.loss).__name__} has no cvxpy expression ({error}); use a solver of gradients"
     unknown = _TRANSCENDENTAL if logarithms else _TRANSCENDENTAL | LOGARITHMS
-    curved = sorted({atom.__name__ for atom in atoms} & unknown)
+    curved = sorted(atoms & unknown)
     if curved:
         other = "SCIP takes quadratics and logarithms only" if logarithms else "HiGHS takes quadratics only"
         return f"the loss contains {', '.join(curved)}, and {other}; use BranchAndBound"

@@ -30,6 +30,7 @@ class _Answer(NamedTuple):
     mask: Tensor
     rows: Tensor | None = None
     columns: Tensor | None = None
+    stop: Stop = Stop.CONVERGED
 
 
 class _BlockMethod(ABC):
@@ -41,7 +42,7 @@ class _BlockMethod(ABC):
         """See :class:`mipprune.Solver`."""
 
     @abstractmethod
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """Return masks of blocks (blocks, size, size) with at most ``count`` entries in each line."""
 
     def rejects(self, problem: Problem) -> str | None:
@@ -73,7 +74,7 @@ class _BlockMethod(ABC):
         family = structure.supports
         assert isinstance(family, TransposableNofM)
         scores = family.blocks(-loss.cost)
-        answer = self.masks(scores, family.n, family.at_most)
+        answer = self.masks(scores, family.n, family.at_most, watch)
         mask = answer.mask
         if not family.at_most:
             mask = transport_rounding.complete(scores, mask, family.n)
@@ -86,7 +87,7 @@ class _BlockMethod(ABC):
         return Solution.of(
             problem,
             point,
-            stop=Stop.CONVERGED,
+            stop=answer.stop,
             certificate=certificate,
             tolerance=watch.budget.gap,
             stats=stats,
@@ -123,7 +124,7 @@ class SweepMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return f"Sweeps({self.sweeps})"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         found = solve_blocks(scores, count, at_most=at_most, sweeps=self.sweeps, rest="round")
         return _Answer(found.mask, found.rows, found.columns)
@@ -164,7 +165,7 @@ class EntropicMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return f"Entropic({self.temperature:g}, {self.iterations})"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         from ...kernels import transport_rounding  # compiled when imported
 
@@ -193,7 +194,7 @@ class GreedyMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return "Greedy" if self.exchanges == 0 else "Greedy+exchange"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         from ...kernels import transport_rounding  # compiled when imported
 
@@ -214,7 +215,7 @@ class TwoApproximationMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return "2-approximation"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         from ...kernels import transport_rounding  # compiled when imported
 
@@ -231,7 +232,7 @@ class BiNMMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return "Bi-NM"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         mask = transport_baselines.row_then_column(scores, count)
         return _Answer(mask & (scores > 0) if at_most else mask)
@@ -261,9 +262,12 @@ class RandomMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         return f"Random({self.trials})"
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
-        return _Answer(transport_baselines.best_random(scores, count, trials=self.trials, seed=self.seed))
+        mask = transport_baselines.best_random(
+            scores, count, trials=self.trials, seed=self.seed, go_on=lambda: watch.due() is None
+        )
+        return _Answer(mask, stop=watch.due() or Stop.CONVERGED)
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,6 @@ class PatternMask(_BlockMethod):
             return "it lists all masks with exactly n in each line, which is feasible for blocks of at most 4 x 4"
         return None
 
-    def masks(self, scores: Tensor, count: int, at_most: bool) -> _Answer:
+    def masks(self, scores: Tensor, count: int, at_most: bool, watch: Watch) -> _Answer:
         """See :class:`mipprune.Solver`."""
         return _Answer(best_pattern(scores, count))

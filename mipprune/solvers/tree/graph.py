@@ -91,6 +91,9 @@ class GraphBound:
         lower, upper = structure.box or (-math.inf, math.inf)
         return cls(loss, spread(structure.price_per_entry), spread(lower), spread(upper))
 
+    def __post_init__(self) -> None:
+        self._stop: Callable[[], bool] = lambda: False
+
     @property
     def columns(self) -> Array:
         """See :class:`NodeBound`."""
@@ -111,6 +114,11 @@ class GraphBound:
         """What is sent to another process: the data, not what is derived from them."""
         return {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what was sent."""
+        vars(self).update(state)
+        self.__post_init__()
+
     def root(self) -> Node:
         """See :class:`NodeBound`."""
         size = len(self.price)
@@ -129,7 +137,7 @@ class GraphBound:
 
     def evaluate(self, node: Node, cutoff: float, accuracy: float, stop: Callable[[], bool]) -> list[Relaxed]:
         """See :class:`NodeBound`: with the shift, and without it where that may prove more."""
-        p = self.loss.nodes
+        p, self._stop = self.loss.nodes, stop
         first = self._relaxed(node, shift_of(node.split, p), node.split, node.start, cutoff, accuracy, stop)
         if first.bound >= cutoff or node.split is None or not self._is_late(node):
             return [first]
@@ -226,9 +234,12 @@ class GraphBound:
         bend: Array = ridge + shift.at(i, j) / theta[i] + shift.at(j, i) / theta[j]
         return bend
 
-    def sharpened(self, node: Node, go_on: Callable[[], bool] = lambda: True) -> Point | None:
-        """See :class:`NodeBound`: at the root, and again where many pairs have been fixed since."""
-        found = self.searched(node, go_on)
+    def sharpened(self, node: Node) -> Point | None:
+        """See :class:`NodeBound`: at the root, and again where many pairs have been fixed since.
+
+        It ends when the last evaluation was told to.
+        """
+        found = None if self._stop() else self.searched(node, lambda: not self._stop())
         if found is None:
             return None
         p, shift = self.loss.nodes, found[0]

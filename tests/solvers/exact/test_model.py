@@ -20,6 +20,7 @@ from mipprune import (
     InvalidProblem,
     LeastSquares,
     Linear,
+    Logistic,
     Masks,
     NofM,
     PerRow,
@@ -33,7 +34,7 @@ from mipprune import (
     Unsupported,
     check,
 )
-from mipprune.formulations import layerwise
+from mipprune.formulations import graphical_model, layerwise
 from mipprune.solvers.exact.model import CONE_TOLERANCE
 from tests.layers import make_layer
 
@@ -306,6 +307,19 @@ def test_reasons_for_rejection(solver):
         solver.solve(loose)
     assert "big-m" in type(solver)(strength="cones").rejects(layerwise(weight, gram, PerRow(2)))
     assert solver.rejects(layerwise(weight, gram, PerRow(2))) is None
+
+
+def test_what_a_back_end_cannot_express_is_rejected_at_any_size() -> None:
+    """Above some size the expression is not built for the question; the loss then says which atoms it has."""
+    small, large = (graphical_model(torch.eye(p).double(), l0=0.1, l2=0.1, covariance=True) for p in (6, 95))
+    assert large.size > 4096
+    for problem in (small, large):
+        assert "log, and HiGHS takes quadratics only" in (Highs().rejects(problem) or "")
+    x, y = regression(8, 4100, 4)
+    wide = Problem(Logistic(x, (y > 0).double(), ridge=1.0), Sparse(Cardinality(3)))
+    for solver in (Highs(), Scip()):
+        assert "logistic" in (solver.rejects(wide) or "")
+    assert Highs().rejects(Problem(LeastSquares(x, y, ridge=1.0), Sparse(Cardinality(3)))) is None
 
 
 @BOTH

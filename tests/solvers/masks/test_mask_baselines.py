@@ -108,6 +108,15 @@ def test_exchanges_reach_a_local_optimum_and_complete_fills_every_line() -> None
                         assert float(change) <= 1e-6
 
 
+def test_draws_end_with_the_time() -> None:
+    """One mask is always drawn, so that the answer is admissible."""
+    problem = mp.formulations.transposable_mask(gaussian(1, 256, 256, seed=1)[0], mp.TransposableNofM(2, 4))
+    cut = RandomMask(10_000_000).solve(problem, budget=mp.Budget(seconds=0.05))
+    assert cut.stop is mp.Stop.TIME and cut.violation == 0 and cut.stats.seconds < 5.0
+    one = RandomMask(1).solve(problem)
+    assert one.stop is mp.Stop.CONVERGED and cut.value <= one.value
+
+
 def test_bad_settings() -> None:
     for make in (lambda: SweepMask(0), lambda: RandomMask(0), lambda: EntropicMask(temperature=0.0)):
         with pytest.raises(mp.InvalidProblem):
