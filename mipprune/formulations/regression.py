@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ class RegressionData:
         response = as_tensor(y, "y", shape=(n,)).to(device="cpu", dtype=torch.float64)
         response_center, response_scale = 0.0, 1.0
         if fit_intercept:
-            design = replace(design, center=design.sums / n)
+            design = design.moved(center=design.sums / n)
             response_center = float(response.mean())
             response = response - response_center
         scale = torch.ones(p, dtype=torch.float64)
@@ -122,7 +122,7 @@ class RegressionData:
             norms = design.lengths
             constant = norms <= 8 * _UNIT * math.sqrt(n) * design.center.abs()
             scale = torch.where(constant, 1.0, norms)
-            design = replace(design, factor=torch.where(constant, 0.0, 1.0 / scale))
+            design = design.moved(factor=torch.where(constant, 0.0, 1.0 / scale))
             response_scale = float(response.norm()) or 1.0
             response = response / response_scale
         return cls(design, response, design.center, scale, response_center, response_scale)

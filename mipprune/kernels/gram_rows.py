@@ -54,12 +54,14 @@ class GramRows:
         out.rows, out.diagonal, out.slot = rows, diagonal, np.arange(len(diagonal))
         return out
 
-    def narrowed(self, columns: Array) -> GramRows:
-        """Return the rows for some of the columns (ascending); what is there already is not formed again."""
-        left = torch.from_numpy(columns)
-        tensor = isinstance(self.design, Tensor)
-        part = self.design[:, left].contiguous() if tensor else self.design.narrowed(left)
-        out = GramRows(part, room=max(self.room, 64))
+    def narrowed(self, columns: Array, design: Any = None) -> GramRows:
+        """Return the rows for some of the columns (ascending); what is there already is not formed again.
+
+        ``design`` is the matrix of these columns where it is at hand.
+        """
+        if design is None or isinstance(design, Tensor):
+            design = self.design[:, torch.from_numpy(columns)].contiguous()
+        out = GramRows(design, room=max(self.room, 64))
         known = np.flatnonzero(self.slot[columns] >= 0)[: out.room]
         if len(known):
             out.rows = self.rows[self.slot[columns[known]]][:, columns]

@@ -44,7 +44,7 @@ def _forms(n: int, p: int, seed: int) -> dict[str, Shifted]:
 
 def _explicit(design: Shifted) -> Tensor:
     """The matrix from its definition."""
-    raw = design.columns.toarray() if isinstance(design, SparseDesign) else design.values.double().numpy()  # type: ignore[attr-defined]
+    raw = design.by_column.toarray() if isinstance(design, SparseDesign) else design.columns.double().numpy().T  # type: ignore[attr-defined]
     return (torch.from_numpy(np.asarray(raw)) - design.center) * design.factor
 
 
@@ -125,7 +125,7 @@ def test_every_sparse_format_gives_the_same_design(form: str) -> None:
     else:
         given = sp.coo_array(raw).asformat(form)
     design = as_design(given)
-    assert isinstance(design, SparseDesign) and np.array_equal(design.columns.toarray(), raw)
+    assert isinstance(design, SparseDesign) and np.array_equal(design.by_column.toarray(), raw)
     stored = sp.csc_array(raw)
     stored.data[0] = 0.0  # a stored zero is dropped
     assert SparseDesign.of(stored).entry.numel() == stored.nnz - 1
@@ -181,7 +181,7 @@ def test_centring_and_scaling_are_those_of_dense_data(intercept: bool, standardi
         assert torch.allclose(data.restore(point)[0], usual.restore(point)[0])
         assert data.restore(point)[1] == pytest.approx(usual.restore(point)[1])
     shared = RegressionData.of(mapped, y, **options).design
-    assert isinstance(shared, StoredDesign) and shared.values.data_ptr() == mapped.ctypes.data  # no copy
+    assert isinstance(shared, StoredDesign) and shared.columns.data_ptr() == mapped.ctypes.data  # no copy
 
 
 def test_methods_that_need_a_dense_matrix_say_so() -> None:
@@ -206,10 +206,10 @@ def test_a_refit_from_products_is_the_one_from_factors() -> None:
 
 
 def test_the_estimate_of_the_norm_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mipprune.losses.designs import base
+    from mipprune.losses.designs import shifted
 
     design = {**_forms(9, 8, 1), **{f"{k} wide": v for k, v in _forms(5, 12, 2).items()}}
     exactly = {name: one.norm() for name, one in design.items()}
-    monkeypatch.setattr(base, "_EIGEN", 0)
+    monkeypatch.setattr(shifted, "_EIGEN", 0)
     for name, one in design.items():
         assert one.norm() >= exactly[name] * (1 - 1e-12)

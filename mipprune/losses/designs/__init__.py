@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import LARGEST, Design, Shifted, Transposed
+from .base import LARGEST, Design, Transposed
 from .dense import DenseDesign
+from .shifted import Shifted
 from .sparse import SparseDesign
 from .stored import StoredDesign
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import LARGEST, Shifted
+from .base import LARGEST
+from .shifted import Shifted
 
 __all__ = ["by_factors", "by_products", "is_wide"]
 

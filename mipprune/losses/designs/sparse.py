@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidProblem
-from .base import Array, Shifted
+from .base import Array
+from .shifted import Shifted
 
 __all__ = ["SparseDesign"]
 
@@ -114,7 +115,7 @@ class SparseDesign(Shifted):
         return self.start.diff()
 
     @cached_property
-    def columns(self) -> Any:
+    def by_column(self) -> Any:
         """B as a scipy array, compressed by columns."""
         from scipy.sparse import csc_array
 
@@ -123,18 +124,18 @@ class SparseDesign(Shifted):
         return csc_array((self.entry.numpy(), indices, self.start.numpy().astype(kind)), shape=self.shape)
 
     @cached_property
-    def rows(self) -> Any:
+    def by_row(self) -> Any:
         """B as a scipy array, compressed by rows."""
-        return self.columns.tocsr()
+        return self.by_column.tocsr()
 
     def _times(self, weights: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self.columns @ weights.numpy()))
+        return torch.from_numpy(np.asarray(self.by_column @ weights.numpy()))
 
     def _against(self, vectors: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray((self.columns.T @ vectors.numpy().T).T))
+        return torch.from_numpy(np.ascontiguousarray((self.by_column.T @ vectors.numpy().T).T))
 
     def _raw(self, columns: Tensor) -> Tensor:
-        return torch.from_numpy(self.columns[:, columns.numpy()].toarray())
+        return torch.from_numpy(self.by_column[:, columns.numpy()].toarray())
 
     def _measured(self) -> tuple[Tensor, Tensor, Tensor]:
         size = self.shape[1]
@@ -153,24 +154,17 @@ class SparseDesign(Shifted):
         sums = zero.index_add(0, column, self.entry)
         return sums, norms(self.entry, zero), norms(self.entry - self.center[column], others)
 
-    @classmethod
-    def _made(cls, held: Any, like: SparseDesign, columns: Tensor) -> SparseDesign:
-        """Columns of a valid design, which need no validation."""
-        out = object.__new__(cls)
-        vars(out).update(
-            center=like.center[columns],
-            factor=like.factor[columns],
-            start=torch.from_numpy(held.indptr.astype(np.int64)),
-            row=torch.from_numpy(held.indices.astype(np.int32 if like.row.dtype == torch.int32 else np.int64)),
-            entry=torch.from_numpy(held.data),
-            samples=held.shape[0],
-            coarse=like.coarse,
-        )
-        return out
+    def _narrowed(self, columns: Tensor) -> dict[str, Any]:
+        return self._fields(self.by_column[:, columns.numpy()])
 
-    def narrowed(self, columns: Tensor) -> SparseDesign:
-        """See :meth:`Design.narrowed`."""
-        return self._made(self.columns[:, columns.numpy()], self, columns)
+    def _fields(self, held: Any) -> dict[str, Any]:
+        """The fields for a scipy array."""
+        return {
+            "start": torch.from_numpy(held.indptr.astype(np.int64)),
+            "row": torch.from_numpy(held.indices).to(self.row.dtype),
+            "entry": torch.from_numpy(held.data),
+            "samples": held.shape[0],
+        }
 
     def pattern(self) -> tuple[Array, Array] | None:
         """See :meth:`Design.pattern`."""
@@ -190,25 +184,25 @@ class SparseDesign(Shifted):
     def block(self, rows: Tensor, columns: Tensor) -> SparseDesign:
         """See :meth:`Design.block`."""
         inside = columns.nonzero().ravel()
-        held = self.columns[:, inside.numpy()][rows.nonzero().ravel().numpy()]
+        held = self.by_column[:, inside.numpy()][rows.nonzero().ravel().numpy()]
         held.sort_indices()
-        return self._made(held, self, inside)
+        return SparseDesign(self.center[inside], self.factor[inside], **self._fields(held))
 
     def gram(self, columns: Tensor | None = None) -> Tensor:
         """See :meth:`Design.gram`; from products of sparse matrices."""
         part = self if columns is None else self.narrowed(columns)
-        raw = torch.from_numpy((part.columns.T @ part.columns).toarray())
+        raw = torch.from_numpy((part.by_column.T @ part.by_column).toarray())
         return part._centred(raw, part).to(self.dtype)
 
     def gram_rows(self, columns: Tensor) -> Tensor:
         """See :meth:`Design.gram_rows`; from products of sparse matrices."""
         part = self.narrowed(columns)
-        return self._centred(torch.from_numpy((part.columns.T @ self.rows).toarray()), part).to(self.dtype)
+        return self._centred(torch.from_numpy((part.by_column.T @ self.by_row).toarray()), part).to(self.dtype)
 
     def cross(self, first: Tensor, second: Tensor) -> Tensor:
         """Return ``X[:, first]' X[:, second]``."""
         left, right = self.narrowed(first), self.narrowed(second)
-        return right._centred(torch.from_numpy((left.columns.T @ right.columns).toarray()), left)
+        return right._centred(torch.from_numpy((left.by_column.T @ right.by_column).toarray()), left)
 
     def _centred(self, raw: Tensor, left: SparseDesign) -> Tensor:
         """``X_left' X`` from ``B_left' B``, in place."""
@@ -224,7 +218,7 @@ class SparseDesign(Shifted):
         from scipy.sparse import diags_array
 
         scaled = weights * self.factor.square()
-        raw = torch.from_numpy((self.rows @ diags_array(scaled.numpy()) @ self.columns.T).toarray())
+        raw = torch.from_numpy((self.by_row @ diags_array(scaled.numpy()) @ self.by_column.T).toarray())
         side = self._times((scaled * self.center)[:, None])[:, 0]
         total = float((scaled * self.center.square()).sum())
         return raw - side.unsqueeze(1) - side + total

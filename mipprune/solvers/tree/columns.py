@@ -14,13 +14,20 @@ from ...losses.designs import SparseDesign, Transposed
 from ...losses.least_squares import LeastSquares
 from .strategy import Array, Node, Point, Relaxed
 
-__all__ = ["FULL", "MEMORY", "Columns"]
+__all__ = ["FULL", "Columns", "room_of"]
 
 FULL = 1536
 """Columns up to which X'X is formed at once."""
-MEMORY = 1 << 28
-"""Numbers of X'X held otherwise (2 GiB)."""
+_MEMORY = 1 << 28  # numbers of X'X held otherwise (2 GiB)
+_WIDE = 1 << 15  # columns from which on few rows of X'X are worth their length
+_AHEAD = 8  # rows of X'X formed together by local search over very many columns
 _ROUNDED = 48  # largest fractions that the search for a first incumbent starts from
+
+
+def room_of(size: int) -> int:
+    """Return how many rows of X'X may be held, for so many columns."""
+    memory = _MEMORY if size <= _WIDE else _MEMORY // 8
+    return max(64, memory // max(size, 1))
 
 
 @dataclass(eq=False)
@@ -57,7 +64,7 @@ class Columns:
     def gram(self) -> GramRows:
         """Rows of X'X."""
         size = len(self.columns)
-        return GramRows(self.loss.design, room=max(64, MEMORY // max(size, 1)), full=size <= FULL)
+        return GramRows(self.loss.design, room=room_of(size), full=size <= FULL)
 
     @cached_property
     def rows_of(self) -> torch.Tensor | Transposed:
@@ -161,9 +168,18 @@ class Columns:
             needed = np.union1d([missing], np.flatnonzero(t))
             if len(needed) > gram.room:
                 break
-            gram.ensure(needed)
+            gram.ensure(np.union1d(needed, self._likely(c, gram)) if size > _WIDE else needed)
         point = self.sparse(t)
         return self.value(point), point
+
+    @staticmethod
+    def _likely(c: Array, gram: GramRows) -> Array:
+        """Return entries that may be asked for next: the product with all columns costs little more for several."""
+        spare = min(_AHEAD, gram.room - gram.used)
+        if spare <= 0:
+            return np.zeros(0, dtype=np.int64)
+        worth = np.where(gram.diagonal > 0, c * c / np.where(gram.diagonal > 0, gram.diagonal, 1.0), 0.0)
+        return np.argpartition(-worth, spare - 1)[:spare]
 
     def value(self, point: Point) -> float:
         """Return the objective at a sparse point."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import proxy
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Live:
     """
 
     def __init__(self, outer: RegressionBound) -> None:
-        self.outer = outer
+        self.outer: RegressionBound = proxy(outer)  # which holds this; in a circle its memory would stay
         self.places = np.zeros(0, dtype=np.int64)
         self.where = np.full(len(outer.columns), -1, dtype=np.int64)
         self._sparse = isinstance(outer.loss.design, SparseDesign)
@@ -74,7 +75,7 @@ class Live:
         self.where[:] = -1
         self.where[places] = np.arange(count)
         sides = outer.price[places], outer.lower[places], outer.upper[places]
-        self.inner = type(outer)(outer.loss, outer.columns[places], *sides, outer.most, whole=False)
+        self.inner = outer.__class__(outer.loss, outer.columns[places], *sides, outer.most, whole=False)
         diagonal = np.ascontiguousarray(np.diagonal(self._rows)[:count])
         vars(self.inner).update(
             gram=GramRows.whole(self._rows, diagonal),
@@ -90,7 +91,7 @@ class Live:
             return
         held, total = len(self.places), len(self.places) + len(new)
         if total > len(self._rows):
-            room = max(total + 256, 3 * len(self._rows) // 2)
+            room = max(total + 256, min(3 * len(self._rows) // 2, NEAREST + 512))
             data, rows = np.empty((room, self._data.shape[1])), np.empty((room, room))
             data[:held], rows[:held, :held] = self._data[:held], self._rows[:held, :held]
             self._data, self._rows = data, rows
@@ -109,7 +110,8 @@ class Live:
         """Let all other columns go."""
         here = self.where[wanted]
         here = here[here >= 0]
-        self._data, self._rows = self._data[here], self._rows[np.ix_(here, here)]
+        self._data[: len(here)] = self._data[here]
+        self._rows[: len(here), : len(here)] = self._rows[np.ix_(here, here)]
         self.places = self.places[here]
         self._renew()
         self.hold(wanted)

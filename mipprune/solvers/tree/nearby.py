@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Nearby:
     """
 
     def __init__(self, outer: RegressionBound) -> None:
-        self.outer = outer
+        self.outer: RegressionBound = proxy(outer)  # which may hold this
 
     def solve(
         self, cell: Cell, t: Array, price: float, cutoff: float, accuracy: float, stop: Callable[[], bool]

@@ -18,7 +18,7 @@ from ...core.problem import Problem
 from ...kernels.gram_rows import GramRows
 from ...losses.least_squares import LeastSquares
 from .batches import Batches
-from .columns import FULL, MEMORY, Columns
+from .columns import FULL, Columns, room_of
 from .exploration import explore_supports
 from .live import Cell, Live, Solved
 from .nearby import Nearby
@@ -32,7 +32,7 @@ _SPLIT = 0.75  # columns left, relative to the rows, from which on curvature of 
 _WIDEST = 900
 _EXACT = 160  # support up to which second-order estimates use the whole inverse
 _FEWER = 0.75  # share of columns left since the last split that makes another one worth while
-_PROBED = 1 << 15  # columns up to which probes are solved on all of them
+_PROBED = 1 << 14  # columns up to which probes are solved on all of them
 _COARSE = 4096  # columns up to which X'X is formed at once in float32
 
 
@@ -212,7 +212,7 @@ class RegressionBound(Columns):
         out = replace(self, whole=False)
         design = self.loss.design.to(torch.float32)
         vars(out).update(
-            gram=GramRows(design, room=max(64, MEMORY // max(len(self.columns), 1)), full=len(self.columns) <= _COARSE),
+            gram=GramRows(design, room=max(64, room_of(len(self.columns)) // 2), full=len(self.columns) <= _COARSE),
             pull=self.pull,
             ridge=self.ridge,
             constant=self.constant,
@@ -333,11 +333,11 @@ class RegressionBound(Columns):
         out.last_price, out._seen = self.last_price, self._seen
         vars(out)["prober"] = self.prober
         if out.wide:
-            vars(out)["gram"] = self.gram.narrowed(left)
+            vars(out)["gram"] = self.gram.narrowed(left, out.loss.design)
             if "live" in vars(self):
                 vars(out)["live"] = self.live.narrowed(out, left)
         elif not self.wide:
-            vars(out)["gram"] = self.gram.narrowed(left)
+            vars(out)["gram"] = self.gram.narrowed(left, out.loss.design)
         return out
 
     def subset(self, places: Array) -> RegressionBound:

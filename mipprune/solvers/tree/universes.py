@@ -12,6 +12,8 @@ from .strategy import Array, Node, NodeBound
 __all__ = ["Universe", "Universes"]
 
 _ACTIVE = 6  # copies held with their derived data
+_WIDE = 1 << 15  # entries from which on a copy takes so much memory that few are held
+_FEW = 3
 _SMALLER = 0.7  # share of the entries below which a smaller copy pays
 
 
@@ -30,6 +32,7 @@ class Universes:
     def __init__(self, strategy: NodeBound, size: int, base: Node | None = None) -> None:
         self.root, self._base = strategy, base
         self._size = size
+        self._most = _ACTIVE if size <= _WIDE else _FEW
         self.columns: list[Array] = [strategy.columns]
         """Entries of the problem that each copy still knows; copy 0 is the whole"""
         self._active: OrderedDict[int, Universe] = OrderedDict({0: self._made(strategy)})
@@ -56,7 +59,7 @@ class Universes:
         if number not in self._active:
             fixed = np.where(np.isin(self.root.columns, self.columns[number]), 0, -1)
             self._active[number] = self._made(self.root.narrowed(fixed))
-            if len(self._active) > _ACTIVE:
+            if len(self._active) > self._most:
                 self._active.pop(next(key for key in self._active if key not in (0, number)))
         self._active.move_to_end(number)
         return self._active[number]
@@ -72,6 +75,6 @@ class Universes:
             return number
         self.columns.append(here.columns[left])
         self._active[len(self.columns) - 1] = self._made(smaller)
-        if len(self._active) > _ACTIVE:
+        if len(self._active) > self._most:
             self._active.pop(next(key for key in self._active if key not in (0, len(self.columns) - 1)))
         return len(self.columns) - 1

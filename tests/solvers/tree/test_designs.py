@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import mipprune as mp
 from mipprune.formulations import RegressionData
 from mipprune.io import load, save
 from mipprune.losses.designs import SparseDesign, StoredDesign
-from mipprune.solvers.tree import live, regression
+from mipprune.solvers.tree import live, nearby, probes, regression
 
 Array = np.ndarray[Any, Any]
 
@@ -114,6 +116,42 @@ def test_a_stored_solution_is_checked_from_its_file(form: str, tmp_path: Path) -
     other = RegressionData.of(_as(form, X + np.eye(15, 9)), y).problem(l0=0.01, l2=0.01, box=2.0)
     with pytest.raises(mp.CertificateError, match="fingerprint"):
         mp.check(other, solution)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "int8"])
+@pytest.mark.parametrize("seed", range(3))
+def test_probes_on_the_columns_at_hand_prove_nothing_wrong(
+    form: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = _data(9, 8, 20 + seed)
+    options: dict[str, Any] = {"l0": 0.01, "l2": 0.005, "box": 1.5}
+    best = _best(RegressionData.of(X, y).problem(**options), 8)
+    made = []
+    monkeypatch.setattr(regression, "FULL", 2)
+    monkeypatch.setattr(regression, "_PROBED", 2)
+    monkeypatch.setattr(live, "NEAREST", 3)
+    once = lambda self, *given: self.failed == math.inf and given[3] < math.inf  # noqa: E731
+    monkeypatch.setattr(probes.Prober, "worthwhile", once)
+    together = nearby.Nearby.together
+    monkeypatch.setattr(nearby.Nearby, "together", lambda *given: made.append(1) or together(*given))  # type: ignore[func-returns-value]
+    problem = RegressionData.of(X if form == "dense" else _as(form, X), y).problem(**options)
+    solution = mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(gap=1e-6))
+    assert made and solution.value == pytest.approx(best, rel=1e-6)
+    checked = mp.check(problem, solution, exact=True)
+    assert solution.bound is not None and checked.bound is not None
+    assert solution.bound <= checked.bound <= best + 1e-12
+
+
+def test_a_strategy_that_is_let_go_frees_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = _data(9, 8, 1)
+    monkeypatch.setattr(regression, "FULL", 2)
+    monkeypatch.setattr(regression, "_PROBED", 2)
+    strategy = regression.RegressionBound.of(RegressionData.of(sp.csr_array(X), y).problem(l0=0.01, l2=0.1))
+    strategy.evaluate(strategy.root(), math.inf, 1e-6, lambda: False)
+    assert strategy.live.places.size and strategy.coarse is not strategy
+    gone = weakref.ref(strategy)
+    del strategy
+    assert gone() is None  # at once: no circle waits for the collector
 
 
 def test_sparse_columns_that_share_no_row_fall_apart() -> None:
