@@ -25,6 +25,7 @@ from .plotting import axes
 __all__ = ["L0Regressor", "L0RegressorCV"]
 
 Array = np.ndarray[Any, Any]
+_SPARSE = ("csc", "csr")
 
 
 class _Linear(RegressorMixin, BaseEstimator):
@@ -36,9 +37,14 @@ class _Linear(RegressorMixin, BaseEstimator):
     def predict(self, X: Any) -> Array:
         """Return the predictions (n,) of the rows of X (n, p)."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        X = validate_data(self, X, reset=False, dtype=np.float64, accept_sparse=_SPARSE)
         predicted: Array = X @ self.coef_ + self.intercept_
         return predicted
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     @property
     def selected_(self) -> Array:
@@ -127,7 +133,8 @@ class L0Regressor(_Linear):
 
         Parameters
         ----------
-        X : array or DataFrame, shape (n, p)
+        X : array, DataFrame or scipy sparse array, shape (n, p)
+            Sparse data stay sparse.
         y : array, shape (n,)
 
         Raises
@@ -135,7 +142,7 @@ class L0Regressor(_Linear):
         InvalidProblem
             On bad parameters.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, accept_sparse=_SPARSE)
         data = RegressionData.of(X, y, fit_intercept=self.fit_intercept, standardize=self.standardize)
         count = _count(self.k, X.shape[1])
         price = None if count is not None else self.l0
@@ -231,7 +238,8 @@ class L0RegressorCV(_Linear):
 
         Parameters
         ----------
-        X : array or DataFrame, shape (n, p)
+        X : array, DataFrame or scipy sparse array, shape (n, p)
+            Sparse data stay sparse.
         y : array, shape (n,)
 
         Raises
@@ -245,7 +253,7 @@ class L0RegressorCV(_Linear):
             raise InvalidProblem(
                 f"n_prices is {self.n_prices!r} and smallest is {self.smallest!r}; they must be >= 1 and inside (0, 1)"
             )
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, accept_sparse=_SPARSE)
         data = self._data(X, y)
         self.prices_ = _prices(data, self.l2, int(self.n_prices), self.smallest)
         solutions = self._path(data)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.estimator_checks import check_estimator
 
 import mipprune as mp
 from mipprune.errors import InvalidProblem
 from mipprune.estimators import L0GraphicalModel, L0Regressor, L0RegressorCV
+from mipprune.losses.designs import SparseDesign
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,15 @@ def _regression(n: int = 120, p: int = 12) -> tuple[np.ndarray[Any, Any], np.nda
     rng = np.random.default_rng(3)
     X = rng.standard_normal((n, p)) * rng.uniform(0.5, 20, p) + 7
     return X, 2 * X[:, 2] - X[:, 9] + 5 + rng.standard_normal(n)
+
+
+def test_sparse_data_give_the_model_of_dense_ones() -> None:
+    X, y = _regression()
+    X = np.where(X > 8, X, 0.0)
+    for make in (lambda: L0Regressor(k=2), lambda: L0RegressorCV(n_prices=3, criterion="cv", cv=3)):
+        usual, sparse = make().fit(X, y), make().fit(csr_array(X), y)
+        assert isinstance(sparse.problem_.loss.design, SparseDesign)
+        assert np.allclose(usual.coef_, sparse.coef_) and np.allclose(usual.predict(X), sparse.predict(csr_array(X)))
 
 
 def test_a_regressor_finds_the_columns_and_proves_them() -> None:
