@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import itertools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -191,36 +187,6 @@ def test_torch_and_compiled_sweeps_agree_bit_for_bit(size: int, at_most: bool, d
         batched = sweep_batched(there[0], size // 2, *there[1:], at_most=at_most, **settings)
         for mine, theirs in zip(compiled, batched, strict=True):
             assert torch.equal(mine, theirs.cpu())
-
-
-_INTERPRETED = """
-import torch
-from mipprune.kernels.transport_batched import sweep_batched
-from mipprune.kernels.transport_codes import encode
-from mipprune.kernels.transport_triton import available, sweep_fused
-
-generator = torch.Generator().manual_seed(0)
-for size, blocks in ((4, 37), (8, 9), (16, 3)):
-    assert available(size) and not available(5)
-    for at_most in (False, True):
-        codes = encode(torch.randn(blocks, size, size, generator=generator).abs(), at_most).values
-        zero = torch.zeros(blocks, size, dtype=torch.int32)
-        settings = {"at_most": at_most, "balance_at": 5}
-        for count, first, eager, last in ((1, 0, 4, 8), (size // 2, 0, 6, 8), (size // 2, 6, 9, 12)):
-            settings |= {"first_sweep": first, "eager_at": eager, "sweeps": last}
-            fused = sweep_fused(codes, count, zero, zero, **settings)
-            batched = sweep_batched(codes, count, zero, zero, **settings)
-            assert all(torch.equal(mine, theirs) for mine, theirs in zip(fused, batched, strict=True))
-"""
-
-
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_fused_kernel_in_the_interpreter_agrees_bit_for_bit() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    outcome = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True, check=False
-    )
-    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.mark.parametrize("size", [4, 5, 16, 32])
