@@ -160,9 +160,24 @@ class TransposableNofM(Supports):
             Blocks that the sweeps leave open are made exact; or rounded, and the potentials say how good the masks are;
             or left as the potentials have them, with lines that keep more or fewer than ``n``. Where entries are fixed
             they are always made exact.
+
+        Raises
+        ------
+        InvalidProblem
+            If the gains are no matrix or contain NaN or -inf, or a setting is none of the above.
         """
+        if rest not in ("repair", "round", "leave"):
+            raise InvalidProblem(f"rest is {rest!r}; choose 'repair', 'round' or 'leave'")
+        if sweeps is not None and (not isinstance(sweeps, int) or sweeps < 0):
+            raise InvalidProblem(f"sweeps is {sweeps!r}; give a whole number >= 0, or None for as many as it takes")
         limit = {} if sweeps is None else {"sweeps": sweeps}
-        scores = self.blocks(self._finite(gain))
+        scores = self.blocks(self._finite(gain.detach()))
+        for potentials in start or ():
+            if tuple(potentials.shape) != tuple(scores.shape[:2]):
+                raise InvalidProblem(
+                    f"start has potentials of shape {tuple(potentials.shape)}; for each row and each column of every "
+                    f"block there is one, {tuple(scores.shape[:2])}"
+                )
         if scores.dtype not in (torch.float32, torch.float64):  # no narrow number is lost in a wide one
             scores = scores.float() if scores.is_floating_point() else scores.double()
         fixed = self._signs(gain.device)

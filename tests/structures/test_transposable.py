@@ -290,6 +290,17 @@ def test_bad_arguments_and_data() -> None:
     for bad in (float("nan"), float("-inf")):
         with pytest.raises(mp.InvalidProblem, match="NaN or -inf"):
             TransposableNofM(2, 4).keep(torch.full((4, 4), bad))
+    gain, zero = torch.rand(8, 8), torch.zeros(3, 4, dtype=torch.float64)  # four blocks
+    for settings_, message in (
+        ({"rest": "none"}, "'leave'"),
+        ({"sweeps": -1}, "whole number"),
+        ({"sweeps": 1.5}, "whole number"),
+        ({"start": (zero, zero)}, "start has potentials"),
+    ):
+        with pytest.raises(mp.InvalidProblem, match=message):
+            TransposableNofM(2, 4).solve(gain, **settings_)  # type: ignore[arg-type]
+    weight = torch.nn.Parameter(gain)
+    assert torch.equal(TransposableNofM(2, 4).keep(weight), TransposableNofM(2, 4).keep(gain))
     with pytest.raises(mp.InvalidProblem, match="family of masks"):
         mp.formulations.transposable_mask(torch.ones(4, 4), mp.Sparse(TransposableNofM(2, 4)))  # type: ignore[arg-type]
 
