@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Exploring", "explore_supports"]
 
-_LARGEST = 256  # kept entries
+_LARGEST = 512  # kept entries
 _CANDIDATES = 512  # columns that may join where X'X is not there as a whole
 _PATIENCE = 200  # moves without success after which the search restarts
 _TENURE = 8  # moves for which a column that left stays out, at least
 _CALLS = {0: 1, 1: 2, 2: 6}  # calls in a row without success after which an effort ends
-_WORK = 3e8 if has_numba() else 3e5  # numbers read in one call: about a tenth of a second compiled
+_WORK = 1e9 if has_numba() else 3e5  # numbers read in one call: some tenths of a second compiled, at most
 _CALLED = 20  # calls of one effort at most
 _SAME = 1e-10  # of the value
 
