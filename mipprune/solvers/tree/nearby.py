@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Nearby"]
 
-_TURNS = 2  # of solving and of taking columns in that were missing
-
 
 class Nearby:
     """The columns of a wide strategy that are near their thresholds, for points of tangency of parts of a node.
@@ -44,24 +42,28 @@ class Nearby:
 
         outer, live = self.outer, self.outer.live
         live.hold(np.flatnonzero((t != 0) | (cell.fixed > 0)))
-        points: list[Point] = []
-        for turn in range(_TURNS):
+
+        def solved(some: list[Part]) -> list[Point]:
             places = live.places
-            inner = [Part(int(live.where[part.entry]), part.side, part.reach) for part in parts]
-            points = solve_together(live.inner, cell.take(places), t[places], price, inner, cutoff, room)
-            if turn == _TURNS - 1:
-                break
-            near, worst = np.empty(len(t)), np.zeros(len(t))
-            for part, (_, slope) in zip(parts, outer.slopes_at(cell, points), strict=True):
-                some = part_of(cell, part)
-                closeness(slope, some.fixed, outer.price, price, some.l2, some.lower, some.upper, near)
+            inner = [Part(int(live.where[part.entry]), part.side, part.reach) for part in some]
+            return solve_together(live.inner, cell.take(places), t[places], price, inner, cutoff, room)
+
+        points = solved(parts)
+        near, worst = np.empty(len(t)), np.zeros(len(t))
+        again: list[int] = []
+        for number, (_, slope) in enumerate(outer.slopes_at(cell, points)):
+            some = part_of(cell, parts[number])
+            closeness(slope, some.fixed, outer.price, price, some.l2, some.lower, some.upper, near)
+            near[live.places] = 0.0
+            if (near > 1.0).any():
+                again.append(number)
                 np.maximum(worst, near, out=worst)
-            worst[places] = 0.0
-            missing = np.flatnonzero(worst > 1.0)
-            if not len(missing):
-                break
-            room_left = max(NEAREST - len(places), 256)
-            if len(missing) > room_left:
-                missing = missing[np.argpartition(-worst[missing], room_left - 1)[:room_left]]
-            live.hold(np.sort(missing))
+        if not again:
+            return points
+        missing, spare = np.flatnonzero(worst > 1.0), max(NEAREST - len(live.places), 256)
+        if len(missing) > spare:
+            missing = np.sort(missing[np.argpartition(-worst[missing], spare - 1)[:spare]])
+        live.hold(missing)
+        for number, point in zip(again, solved([parts[number] for number in again]), strict=True):
+            points[number] = point
         return points
