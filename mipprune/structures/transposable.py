@@ -86,6 +86,9 @@ class TransposableNofM(Supports):
         """See :meth:`Supports.check_shape`."""
         if len(shape) != 2:
             raise InvalidProblem(f"transposable masks need a matrix; the array has shape {shape}")
+        for fixed in (self.on, self.off):
+            if fixed is not None and tuple(fixed.shape) != tuple(shape):
+                raise InvalidProblem(f"entries of shape {tuple(fixed.shape)} are fixed; the array has shape {shape}")
 
     def window(self) -> int:
         """See :meth:`Supports.window`: a column of blocks."""

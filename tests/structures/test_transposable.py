@@ -299,6 +299,11 @@ def test_bad_arguments_and_data() -> None:
     ):
         with pytest.raises(mp.InvalidProblem, match=message):
             TransposableNofM(2, 4).solve(gain, **settings_)  # type: ignore[arg-type]
+    none = torch.zeros(4, 4, dtype=torch.bool)
+    fixed = TransposableNofM(2, 4).restrict(none, none)
+    for ask in (fixed.select, fixed.keep, lambda gain: fixed.select_bound(gain, torch.zeros(4, 2, 4))):
+        with pytest.raises(mp.InvalidProblem, match="are fixed"):
+            ask(gain)
     weight = torch.nn.Parameter(gain)
     assert torch.equal(TransposableNofM(2, 4).keep(weight), TransposableNofM(2, 4).keep(gain))
     with pytest.raises(mp.InvalidProblem, match="family of masks"):
