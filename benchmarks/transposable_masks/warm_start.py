@@ -176,7 +176,7 @@ def run(out: Path, name: str, layers: dict[str, tuple[Tensor, Tensor]], instance
 def synthetic(size: int, out: Path) -> None:
     """Measure synthetic layers of one size."""
     layers = {f"seed {seed}": make_layer(size, size, 4 * size, seed) for seed in range(_SEEDS)}
-    text = f"{_SEEDS} synthetic ones of {size} x {size}, tests.layers.make_layer({size}, {size}, {4 * size}, seed)"
+    text = f"{_SEEDS} synthetic layers, tests.layers.make_layer({size}, {size}, {4 * size}, seed)"
     line = command("benchmarks.transposable_masks.warm_start", {"size": size})
     run(out, str(size), layers, {"layers": text, "repeats": _REPEATS}, line)
 
@@ -184,7 +184,7 @@ def synthetic(size: int, out: Path) -> None:
 def network(layers: int, out: Path, source: str = MODEL, name: str = "MiniLM") -> None:
     """Measure the first layers of a network."""
     own = source == MODEL
-    text = f"the first {layers} of {'a sentence encoder (MiniLM)' if own else name}"
+    text = f"the first {layers} layers of {'a sentence encoder (MiniLM)' if own else name}"
     options = {"layers": layers, "model": None if own else "SOURCE", "name": None if own else name}
     line = command("benchmarks.transposable_masks.warm_start", options)
     run(out, f"{name.lower()}_{layers}", layers_of(layers, source), {"layers": text, "repeats": _REPEATS}, line)
