@@ -367,7 +367,7 @@ class BranchAndBound:
             stats=stats,
             solver=self.name,
         )
-        return replace(solution, stop=Stop.USER) if interrupts.noted else solution
+        return replace(solution, stop=Stop.USER) if interrupts.came else solution
 
     @staticmethod
     def _run(search: _Search, watch: Watch) -> Stop:

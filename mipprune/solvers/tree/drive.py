@@ -68,6 +68,7 @@ def drive(
     """Search and return the solution with the tree as its certificate."""
     watch = Watch(budget, progress)
     search = Search(problem.size, problem.reference.loss.scale, strategy, settings, watch)
+    search.interrupted = lambda: interrupts.came
     stop, setup = Stop.GAP, None
     try:
         interrupts.release()
@@ -82,7 +83,7 @@ def drive(
         stop = Stop.USER
     interrupts.hold()
     solution = _solution(problem, search, stop, setup, name)
-    return replace(solution, stop=Stop.USER) if interrupts.noted else solution
+    return replace(solution, stop=Stop.USER) if interrupts.came else solution
 
 
 def _begin(problem: Problem, search: Search, start: Tensor | None, resume: Solution | Path | None) -> None:

@@ -22,10 +22,12 @@ class Interrupts:
     held : bool
     noted : bool
         Whether there was one while they were held.
+    came : bool
+        Whether there was one at all: a raised one can be lost where an exception has nowhere to go, as in a finaliser.
     """
 
     def __init__(self) -> None:
-        self.held, self.noted = True, False
+        self.held, self.noted, self.came = True, False, False
         self._previous: Any = None
 
     def hold(self) -> None:
@@ -40,6 +42,7 @@ class Interrupts:
             self._previous(signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
         if self.held and not self.noted:
             self.noted = True
             return

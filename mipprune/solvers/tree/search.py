@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +63,8 @@ class Search:
     heap: list[tuple[float, int]] = field(default_factory=list)
     base: Node | None = None
     """state of the root, when that is not the whole problem"""
+    interrupted: Callable[[], bool] = lambda: False
+    """whether Ctrl-C came"""
 
     def __post_init__(self) -> None:
         self.universes = Universes(self.strategy, self.size, self.base)
@@ -148,7 +151,7 @@ class Search:
 
     def due(self) -> Stop | None:
         """Return the reason to stop now, or ``None``."""
-        reason = self.watch.due(nodes=self.evaluated)
+        reason = Stop.USER if self.interrupted() else self.watch.due(nodes=self.evaluated)
         if reason is None and self.ledger.nbytes + 200 * len(self.heap) > self.settings.memory * 2**30:
             return Stop.NODES
         return reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -222,6 +223,25 @@ def test_ctrl_c_in_the_middle_of_every_step_leaves_a_whole_tree(monkeypatch: pyt
         assert solution.stop is mp.Stop.USER
         if solution.certificate is not None:
             mp.check(problem, solution)
+
+
+def test_ctrl_c_that_is_lost_in_a_finaliser_still_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mipprune.solvers.tree.regression import RegressionBound
+
+    original, calls = RegressionBound.scores, [0]
+
+    def scores(self: Any, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(RegressionBound, "scores", scores)
+    solution = mp.BranchAndBound().solve(regression(), budget=mp.Budget(gap=1e-3))
+    assert solution.stop is mp.Stop.USER
+    assert calls[0] == 3
 
 
 def test_ctrl_c_while_the_certificate_is_made_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
