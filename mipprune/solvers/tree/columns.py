@@ -157,7 +157,7 @@ class Columns:
         support = np.flatnonzero(t)
         t[support[np.argsort(-np.abs(t[support]))[gram.room :]]] = 0.0
         gram.ensure(np.flatnonzero(t))
-        c, allowed = np.empty(size), np.ones(size, dtype=np.bool_)
+        c, allowed = np.zeros(size), np.ones(size, dtype=np.bool_)
         while True:
             missing, _ = improve(
                 gram.rows, gram.slot, self.pull, gram.diagonal, self.constant, self.price, 0.5 * self.ridge,
@@ -175,7 +175,7 @@ class Columns:
     @staticmethod
     def _likely(c: Array, gram: GramRows) -> Array:
         """Return entries that may be asked for next: the product with all columns costs little more for several."""
-        spare = min(_AHEAD, gram.room - gram.used)
+        spare = min(_AHEAD, gram.room - gram.used - 1)  # beside the one that is asked for
         if spare <= 0:
             return np.zeros(0, dtype=np.int64)
         worth = np.where(gram.diagonal > 0, c * c / np.where(gram.diagonal > 0, gram.diagonal, 1.0), 0.0)

@@ -17,7 +17,7 @@ import mipprune as mp
 from mipprune.formulations import RegressionData
 from mipprune.io import load, save
 from mipprune.losses.designs import SparseDesign, StoredDesign
-from mipprune.solvers.tree import live, nearby, probes, regression
+from mipprune.solvers.tree import columns, live, nearby, probes, regression
 
 Array = np.ndarray[Any, Any]
 
@@ -36,9 +36,9 @@ def _best(problem: mp.Problem, most: int) -> float:
     assert isinstance(loss, mp.LeastSquares)
     best = problem.value(torch.zeros(problem.shape))
     for size in range(1, most + 1):
-        for columns in combinations(range(problem.size), size):
+        for chosen in combinations(range(problem.size), size):
             mask = torch.zeros(problem.shape, dtype=torch.bool)
-            mask[list(columns)] = True
+            mask[list(chosen)] = True
             point = torch.where(mask, loss.minimise_on(mask), 0.0)
             if problem.violation(point) > 0:
                 point = problem.minimise_in_box(mask, point)
@@ -140,6 +140,20 @@ def test_probes_on_the_columns_at_hand_prove_nothing_wrong(
     checked = mp.check(problem, solution, exact=True)
     assert solution.bound is not None and checked.bound is not None
     assert solution.bound <= checked.bound <= best + 1e-12
+
+
+def test_rows_formed_ahead_never_exceed_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = _data(30, 14, 2)
+    monkeypatch.setattr(columns, "_WIDE", 2)
+    monkeypatch.setattr(regression, "FULL", 2)
+    monkeypatch.setattr(columns, "FULL", 2)
+    problem = RegressionData.of(sp.csr_array(X), y).problem(l0=1e-4, l2=1e-3)
+    zero = problem.value(torch.zeros(14))
+    for room in range(2, 15):
+        monkeypatch.setattr(columns, "room_of", lambda size, room=room: room)
+        strategy = regression.RegressionBound.of(problem)
+        value, (entries, _) = strategy.improved(np.zeros(14), 14)
+        assert 0 < len(entries) <= room and value < zero
 
 
 def test_a_strategy_that_is_let_go_frees_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
