@@ -148,6 +148,34 @@ class _Local(_Rows):
         return out
 
 
+class _Common(_Rows):
+    """One diagonal for all rows of a larger graph."""
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = torch.from_numpy(matrix)
+
+    def uniform(self) -> torch.Tensor:
+        """Return the smallest eigenvalue of S, or a little less, for every node."""
+        return torch.full((len(self.matrix),), max(smallest_eigenvalue(self.matrix) or 0.0, 0.0), dtype=torch.float64)
+
+    def steepest(self, weights: Array) -> torch.Tensor:
+        """Return a valid diagonal that nearly maximises the weighted sum."""
+        weight = torch.from_numpy(weights.sum(axis=0))
+        return diagonal_split.maximise(self.matrix, weight + 0.05 * weight.mean())
+
+    def proven(self, rows: torch.Tensor) -> torch.Tensor:
+        """Shrink the diagonal a little until the proof goes through."""
+        return diagonal_split.shrink_until_valid(self.matrix, rows)
+
+    def shift(self, rows: Array) -> Shift:
+        """Return the diagonal as a shift."""
+        return Shift(rows, np.zeros((0, 0)))
+
+    def of(self, shift: Shift) -> Array:
+        """Return what all rows of a shift share."""
+        return shift.common
+
+
 def common_shift(matrix: Array, *, proven: bool = True) -> Shift | None:
     """Return the smallest eigenvalue of S for all rows; ``None`` when it is next to nothing.
 
@@ -198,18 +226,23 @@ def best_shift(
     Shift or None
         ``None`` when there is none worth its proof.
     """
-    rows: _Rows
     if len(matrix) <= _ROWWISE:
-        rows = _Rows(matrix, state)
+        kinds: list[_Rows] = [_Rows(matrix, state)]
     else:
         found = local()
-        if found is None:
+        if found is None and len(matrix) > ALL:
             return common_shift(matrix)
-        rows = _Local(found[0], state, found[1])
-    chosen = rows.uniform().numpy()
-    if first is None and not chosen.max() > _LEAST * matrix.diagonal().min():
+        kinds = [_Common(matrix), *([] if found is None else [_Local(found[0], state, found[1])])]
+    begun = []
+    for kind in kinds:
+        uniform = kind.uniform().numpy()
+        if uniform.max() > _LEAST * matrix.diagonal().min() or first is not None:
+            begun.append((kind, uniform, bound(kind.shift(uniform), start)))
+        if not go_on():
+            break
+    if not begun:
         return None
-    best, point, weights = bound(rows.shift(chosen), start)
+    rows, chosen, (best, point, weights) = max(begun, key=lambda item: item[2][0])
     if first is not None:
         again = bound(rows.shift(rows.of(first)), start)
         if again[0] > best:

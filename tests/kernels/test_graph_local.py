@@ -143,5 +143,21 @@ def test_a_search_ends_when_it_is_told_to() -> None:
 
     found = bound.searched(bound.root(), go_on)
     assert found is not None and len(calls) < 20
-    assert proves_shift(bound.loss, torch.from_numpy(np.concatenate([found[0].common, found[0].extra.ravel()])),
-                        torch.ones(problem.size, dtype=torch.bool))  # fmt: skip
+    shift = found[0]
+    rows = shift.extra if len(shift.extra) else np.zeros((130, 130))
+    split = torch.from_numpy(np.concatenate([shift.common, rows.ravel()]))
+    assert proves_shift(bound.loss, split, torch.ones(problem.size, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("price", [0.01, 0.03])
+def test_the_search_never_proves_less_than_what_it_starts_from(price: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small price every pair of noise is near its threshold, and what all rows share is better."""
+    loss = sparse_graph(140).reference.loss
+    assert isinstance(loss, PseudoLikelihood)
+    matrix = loss.matrix
+    problem = mp.formulations.graphical_model(torch.from_numpy(matrix), l0=price, l2=0.05, covariance=True)
+    both = EdgeDescent().solve(problem)
+    monkeypatch.setattr(edge_descent, "_CLIMB", 100)
+    shared = EdgeDescent().solve(problem)
+    assert both.bound >= shared.bound - 1e-12
+    assert mp.check(problem, both).bound == both.bound
