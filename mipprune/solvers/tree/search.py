@@ -63,7 +63,7 @@ class Search:
     heap: list[tuple[float, int]] = field(default_factory=list)
     base: Node | None = None
     """state of the root, when that is not the whole problem"""
-    interrupted: Callable[[], bool] = lambda: False
+    interrupted: Callable[[], bool] = field(default_factory=lambda: lambda: False)
     """whether Ctrl-C came"""
 
     def __post_init__(self) -> None:
