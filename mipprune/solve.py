@@ -10,11 +10,13 @@ from .core.problem import Problem
 from .core.solution import Proof, Solution
 from .core.solver import Budget, Progress, Solver
 from .errors import Unsupported
+from .losses.least_squares import LeastSquares
 from .losses.linear import Linear
 from .losses.quadratic import Quadratic
 from .solvers.bounds.dual_bundle import DualBundle
 from .solvers.bounds.relaxation import certify
 from .solvers.branch_and_bound import BranchAndBound
+from .solvers.descent.edge_descent import EdgeDescent
 from .solvers.descent.projected_gradient import ProjectedGradient
 from .solvers.descent.task_descent import TaskDescent
 from .solvers.layers.admm import ADMM
@@ -26,7 +28,7 @@ from .solvers.tree.roads import node_bound
 __all__ = ["choose", "solve"]
 
 _TREE = 128  # entries up to which the tree usually closes the gap within seconds (benchmarks/layerwise)
-_OWN_BOUNDS = 20_000  # where a node costs milliseconds (benchmarks/sparse_regression, graphical_models)
+_PAIRS = 20_000  # of a graph, up to which a node costs milliseconds (benchmarks/graphical_models)
 
 
 def choose(problem: Problem) -> Solver:
@@ -36,21 +38,25 @@ def choose(problem: Problem) -> Solver:
     2. A loss that few dual variables decide (low-rank gradients): the bundle method, bound and point together; its
        ridge is too little curvature for a tree.
     3. At most 128 entries: branch and bound, which proves the optimum.
-    4. At most 20,000 entries with node bounds of their own (sparse regression, graphical models): branch and bound
-       too. A weak price makes it long; give a ``Budget(seconds=...)``.
-    5. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
-    6. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
+    4. Sparse regression, and graphical models of at most 20,000 pairs (200 variables), where bounds at nodes are known:
+       branch and bound too. A weak price makes it long; give a ``Budget(seconds=...)``.
+    5. Larger graphical models: descent over edges, with a bound.
+    6. A layer-wise quadratic: operator splitting (ADMM, the method of ALPS).
+    7. Rules: descent over trees for least squares over antichains, reweighted least squares for the logistic loss.
        Least squares over the supports of tasks: descent over tasks and exchanges of columns.
-    7. Anything else with a majorant: projected gradient.
+    8. Anything else with a majorant: projected gradient.
 
-    For 5 to 7 the answer of ``solve`` is certified afterwards.
+    For 6 to 8 the answer of ``solve`` is certified afterwards.
     """
     if isinstance(problem.loss, Linear):
         return Oracle()
     if DualBundle().rejects(problem) is None:
         return DualBundle()
-    if problem.size <= _TREE or (problem.size <= _OWN_BOUNDS and node_bound(problem) is not None):
+    searched = problem.size <= _PAIRS or isinstance(problem.loss, LeastSquares)
+    if problem.size <= _TREE or (searched and node_bound(problem) is not None):
         return BranchAndBound()
+    if EdgeDescent().rejects(problem) is None:
+        return EdgeDescent()
     if isinstance(problem.loss, Quadratic) and ADMM().rejects(problem) is None:
         return ADMM()
     for special in (TreeDescent(), ReweightedRules(), TaskDescent()):
