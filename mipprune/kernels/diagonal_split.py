@@ -62,7 +62,9 @@ def is_valid(gram: Tensor, split: Tensor, allowed: Tensor | None = None) -> bool
         empty &= (rest == 0).all(dim=-1)
     original = torch.diagonal(gram, dim1=-2, dim2=-1).abs().expand(diagonal.shape)
     growth = 2.0 * (size + 2) * (size + 2) * _UNIT_ROUNDOFF
-    shift = torch.where(empty, -1.0, growth * diagonal + 2.0 * _UNIT_ROUNDOFF * original)
+    # An underflow changes an entry by at most (size + sqrt(largest entry)) times the smallest normal number.
+    tiny = 2.0 * (size + 2) * (size + 2 + diagonal.amax().sqrt()) * torch.finfo(rest.dtype).tiny if size else 0.0
+    shift = torch.where(empty, -1.0, growth * diagonal + 2.0 * _UNIT_ROUNDOFF * original + tiny)
     diagonal.sub_(shift)
     _, info = torch.linalg.cholesky_ex(rest)
     return bool((info == 0).all())

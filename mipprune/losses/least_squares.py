@@ -17,7 +17,7 @@ from ..core.rational import RationalModel, is_positive_semidefinite, rational, t
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
-from .designs import DenseDesign, Design, Shifted, as_design
+from .designs import UNDERFLOW, DenseDesign, Design, Shifted, as_design
 from .designs.refit import by_factors, by_products, is_wide
 
 __all__ = ["LeastSquares"]
@@ -56,7 +56,8 @@ class LeastSquares(Loss):
     ridge: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        design = as_design(self.design) or as_tensor(self.design, "design", ndim=2)
+        held = as_design(self.design)  # in float64 from here on, which is what bounds are about
+        design = as_tensor(self.design, "design", ndim=2) if held is None else held.to(torch.float64)
         response = as_tensor(self.response, "response", shape=(design.shape[0],))
         ridge = as_tensor(self.ridge, "ridge")
         if ridge.numel() != 1 and tuple(ridge.shape) != (design.shape[1],):
@@ -233,6 +234,7 @@ class LeastSquares(Loss):
         square, square_error = accurate_sum(residual * residual)
         constant = base - 0.5 * square
         slack = base_error + square_error + gamma(4) * (float((residual * response).abs().sum()) + square)
+        slack += 2.0**-1070 * sum(self.design.shape) * bool((residual != 0).any())  # underflow
         linear = -slope
         if bool((extra != 0).any()):
             # F >= 1/2||y||^2 - 1/2||Xv||^2 + 1/2<e, v^2> + <-X'(y - Xv) - e v, b> + 1/2<s, b^2>.
@@ -276,12 +278,12 @@ class LeastSquares(Loss):
         fitted = points[:, used] @ design[:, used].mT
         residual = response - fitted
         linear = -(residual @ design)
-        size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8))
+        size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8)) + UNDERFLOW
         base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
         slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
+        slack += 2.0**-1070 * sum(self.design.shape) * (residual != 0).any(dim=1)  # underflow
         constant = base - 0.5 * square
-        error = design.slope_error(size)
-        curvature = self._penalty.double().unsqueeze(0)
+        error, curvature = design.slope_error(size), self._penalty.double().unsqueeze(0)
         if cells.splits is not None:
             # The tangent is taken at the point itself, so that the rounding of X v counts; see :meth:`minorant`.
             curvature = cells.splits

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import mipprune as mp
+from mipprune.core.loss import Cells
 from mipprune.core.rational import rational
 from mipprune.errors import InvalidProblem, Unsupported
 from mipprune.formulations import RegressionData, sparse_regression
@@ -213,3 +214,59 @@ def test_the_estimate_of_the_norm_is_an_upper_bound(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shifted, "_EIGEN", 0)
     for name, one in design.items():
         assert one.norm() >= exactly[name] * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "stored"])
+def test_curvature_that_underflowed_is_not_handed_out(form: str) -> None:
+    """Squares of 1e-161 are subnormal: the computed X'X may be far above the true one."""
+    for scale in np.geomspace(1e-163, 1e-159, 60):
+        matrix = scale * np.array([[1.0], [1.0], [2.0]])
+        as_given = {"dense": torch.from_numpy, "sparse": lambda x: SparseDesign.of(sp.csc_array(x))}
+        loss = mp.losses.LeastSquares(as_given.get(form, StoredDesign.of)(matrix), torch.ones(3, dtype=torch.float64))
+        gram = sum(Fraction(float(entry)) ** 2 for entry in matrix[:, 0])
+        for factor in (1.0001, 1.01, 1.1, 1.3, 2.0):
+            split = torch.tensor([factor * float(gram)], dtype=torch.float64)
+            if Fraction(float(split)) > gram:
+                assert not loss.proves_split(split, torch.ones(1, dtype=torch.bool)), (scale, factor)
+
+
+def test_bounds_hold_where_squares_underflow() -> None:
+    """Residuals below 1e-162, whose squares are zero, of columns whose center takes away fifteen digits."""
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        raw = 1e100 * (rng.standard_normal((5, 3)) + 1e15)
+        X = StoredDesign.of(raw, center=torch.from_numpy(raw.mean(axis=0)))
+        weights = 1e-251 * rng.standard_normal(3)
+        response = X[:, torch.arange(3)] @ torch.from_numpy(weights)
+        loss = mp.losses.LeastSquares(X, response)
+        none = torch.zeros((1, 3), dtype=torch.bool)
+        model = loss.tangents(torch.from_numpy(weights * (1 + 1e-15))[None], Cells(none, none))
+        design, target = X.exact(), rational(response)
+        for point in (weights, 0 * weights, 2 * weights, 1e-251 * rng.standard_normal(3)):
+            b = rational(torch.from_numpy(point))
+            fit = [t - sum(x * w for x, w in zip(row, b, strict=True)) for t, row in zip(target, design, strict=True)]
+            claim = Fraction(float(model.constant[0])) + sum(
+                Fraction(float(slope)) * w - Fraction(float(error)) * abs(w)
+                for slope, error, w in zip(model.linear[0], model.error[0], b, strict=True)
+            )
+            assert claim <= sum(part * part for part in fit) / 2
+
+
+def test_designs_without_rows_or_with_unusual_strides() -> None:
+    raw = _raw(6, 3, 0)
+    assert torch.equal(StoredDesign.of(raw[::-1, ::-1]).dense(), torch.from_numpy(raw[::-1, ::-1].copy()))
+    packed = np.zeros(6, dtype=[("a", "i1"), ("b", "f8")])
+    packed["b"] = raw[:, 0]
+    assert torch.equal(StoredDesign.of(packed["b"][:, None]).dense(), torch.from_numpy(raw[:, :1]))
+    for empty in (sp.csr_array((0, 2)), StoredDesign.of(np.zeros((0, 2)))):
+        loss = mp.losses.LeastSquares(empty, torch.zeros(0), 1.0)
+        assert loss.value(torch.ones(2)) == 1.0 and loss.minorant(torch.ones(2)).constant <= 0.0
+    with pytest.raises(InvalidProblem, match="2 dimensions"):
+        SparseDesign.of(sp.coo_array(np.ones(3)))
+
+
+def test_a_design_with_coarse_results_is_used_in_float64() -> None:
+    design = StoredDesign.of(_raw(6, 3, 0)).to(torch.float32)
+    loss = mp.losses.LeastSquares(design, torch.ones(6, dtype=torch.float64))
+    assert loss.response.dtype == (design.to(torch.float64) @ torch.ones(3)).dtype == torch.float64
+    assert loss.matrix[:, torch.arange(3)].dtype == torch.float64

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import LARGEST, Design, Transposed
+from .base import LARGEST, UNDERFLOW, Design, Transposed
 from .dense import DenseDesign
 from .shifted import Shifted
 from .sparse import SparseDesign
@@ -16,6 +16,7 @@ from .stored import StoredDesign
 
 __all__ = [
     "LARGEST",
+    "UNDERFLOW",
     "DenseDesign",
     "Design",
     "Shifted",

@@ -16,10 +16,13 @@ from ...kernels.diagonal_split import inverse_root
 if TYPE_CHECKING:
     from .shifted import Shifted
 
-__all__ = ["LARGEST", "Array", "Design", "Transposed"]
+__all__ = ["LARGEST", "UNDERFLOW", "Array", "Design", "Transposed"]
 
 LARGEST = 1 << 25
 """Entries up to which a matrix may be written out as one float64 tensor."""
+
+UNDERFLOW = 2.0**-508
+"""Added to norms of columns: ``gamma(n)`` times its square exceeds what underflow costs n products."""
 
 Array = np.ndarray[Any, Any]
 
@@ -43,7 +46,7 @@ class Design(ABC):
     @property
     @abstractmethod
     def magnitude(self) -> Tensor:
-        """Upper bounds (p,) of the norms of the columns; parts that cancel each other are counted apart."""
+        """Upper bounds (p,) of the norms of the columns, and :data:`UNDERFLOW`; parts that cancel count apart."""
 
     @abstractmethod
     def __matmul__(self, weights: Tensor) -> Tensor:
@@ -108,12 +111,12 @@ class Design(ABC):
 
     def slope_error_at(self, vector: Tensor) -> Tensor:
         """Return bounds (p,) of the rounding of ``r X`` for one vector r."""
-        size: Tensor = vector.double().norm() * (1 + gamma(self.shape[0] + 8))
+        size: Tensor = vector.double().norm() * (1 + gamma(self.shape[0] + 8)) + UNDERFLOW
         return self.slope_error(size.reshape(1))[0]
 
     def spread(self, sizes: Tensor) -> Tensor:
         """Return an upper bound (p,) of ``|X|' e`` for e >= 0 of shape (n,)."""
-        size: Tensor = sizes.norm() * (1 + gamma(self.shape[0] + 8))
+        size: Tensor = sizes.norm() * (1 + gamma(self.shape[0] + 8)) + UNDERFLOW
         return self.magnitude * size
 
     def gram(self, columns: Tensor | None = None) -> Tensor:

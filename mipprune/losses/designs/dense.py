@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...core.arrays import gamma
 from ...core.rational import ExactArray, rational
-from .base import Array, Design
+from .base import UNDERFLOW, Array, Design
 
 __all__ = ["DenseDesign"]
 
@@ -41,7 +41,7 @@ class DenseDesign(Design):
     @cached_property
     def magnitude(self) -> Tensor:
         """Norms of the columns, rounded up."""
-        return self.squares.sqrt() * (1 + gamma(self.shape[0] + 8))
+        return self.squares.sqrt() * (1 + gamma(self.shape[0] + 8)) + UNDERFLOW
 
     def __matmul__(self, weights: Tensor) -> Tensor:
         """Return ``X w``."""

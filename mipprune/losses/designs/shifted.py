@@ -15,7 +15,7 @@ from ...core.arrays import UNIT_ROUNDOFF, gamma
 from ...core.rational import ExactArray, rational
 from ...errors import InvalidProblem, Unsupported
 from ...kernels.diagonal_split import inverse_root
-from .base import LARGEST, Design
+from .base import LARGEST, UNDERFLOW, Design
 
 __all__ = ["Shifted"]
 
@@ -134,7 +134,7 @@ class Shifted(Design):
 
     def __matmul__(self, weights: Tensor) -> Tensor:
         """Return ``X w`` for w of shape (p,) or (p, k), from the columns in use."""
-        flat = weights.double().reshape(self.shape[1], -1)
+        flat = weights.double().reshape(self.shape[1], math.prod(weights.shape[1:]))
         used = (flat != 0).any(dim=1).nonzero().ravel()
         scaled = self.factor[used].unsqueeze(1) * flat[used]
         part = (
@@ -147,7 +147,7 @@ class Shifted(Design):
 
     def __rmatmul__(self, vectors: Tensor) -> Tensor:
         """Return ``r X`` for r of shape (n,) or (k, n)."""
-        rows = vectors.double().reshape(-1, self.shape[0])
+        rows = vectors.double().reshape(math.prod(vectors.shape[:-1]), self.shape[0])
         out = self._against(rows)
         if bool(self.center.any()):
             out -= rows.sum(dim=1, keepdim=True) * self.center
@@ -192,7 +192,7 @@ class Shifted(Design):
     @cached_property
     def magnitude(self) -> Tensor:
         """Upper bounds of the norms of the columns of X, with B and c counted apart."""
-        return (self._parts[0] + self._parts[1]) * (1 + gamma(4))
+        return (self._parts[0] + self._parts[1]) * (1 + gamma(4)) + UNDERFLOW * (1 + self.factor)
 
     @cached_property
     def _relative(self) -> Tensor:
@@ -211,7 +211,7 @@ class Shifted(Design):
     def terms(self, weights: Tensor) -> Tensor:
         """Return (n,) sums of the absolute terms of ``X w``, which bound its rounding."""
         used = weights.nonzero().ravel()
-        scaled = self.factor[used] * weights.double()[used].abs()
+        scaled = self.factor[used] * weights.double()[used].abs() + 2.0**-1020  # the product may have underflowed
         total = torch.zeros(self.shape[0], dtype=torch.float64)
         for some in torch.arange(len(used)).split(max(1, _BLOCK // max(self.shape[0], 1))):
             total += self._raw(used[some]).abs() @ scaled[some]

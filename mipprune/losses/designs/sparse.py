@@ -87,8 +87,11 @@ class SparseDesign(Shifted):
         """
         from scipy.sparse import csc_array
 
-        held = csc_array(_of_torch(matrix) if isinstance(matrix, Tensor) else matrix)
-        if held.ndim != 2 or held.dtype.kind not in "fiub":
+        given = _of_torch(matrix) if isinstance(matrix, Tensor) else matrix
+        if given.ndim != 2:
+            raise InvalidProblem(f"X is sparse with shape {tuple(given.shape)}, but 2 dimensions are needed")
+        held = csc_array(given)
+        if held.dtype.kind not in "fiub":
             raise InvalidProblem(f"X is sparse with shape {held.shape} and type {held.dtype}; real numbers are needed")
         held = csc_array(held, dtype=np.float64, copy=True)
         held.sum_duplicates()

@@ -73,6 +73,8 @@ class StoredDesign(Shifted):
             array = array.view(np.uint8) if array.dtype.kind == "b" else array
             if not array.dtype.isnative or array.dtype.itemsize > 8 or array.dtype == np.uint16:
                 array = array.astype(np.float64)
+            if any(step < 0 or step % array.itemsize for step in array.strides):  # tensors have no such strides
+                array = array.copy()
             with warnings.catch_warnings():  # a file opened for reading: nothing is written to it here
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 values = torch.from_numpy(array)
