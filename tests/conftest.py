@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 
 # The suite runs in several processes; more threads than this in each only fight for the cores.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+
+# A suite that a shell starts in the background has Ctrl-C ignored, in its children too; tests send it to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example compiles kernels. Continuous integration must not fail on another draw than the one
 # a contributor can repeat, so there the examples are a function of the test alone.
