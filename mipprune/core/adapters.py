@@ -106,7 +106,7 @@ class Sparse(Structure):
         if not curved:
             free = torch.where(positive, free, torch.where(linear == 0, 0.0, -linear.sign() * torch.inf))
         if (limits := self._limits(linear)) is None:
-            decrease = 0.5 * linear * linear / safe
+            decrease = 0.5 * linear * (linear / safe)  # the square of a slope might underflow
             decrease = decrease if curved else torch.where(positive, decrease, free.abs())
             return free, decrease, decrease
         best = torch.maximum(torch.minimum(free, limits[1]), limits[0])

@@ -33,6 +33,7 @@ from mipprune import (
     certify,
     check,
 )
+from mipprune.core.separable import Separable
 from mipprune.formulations import layerwise
 from mipprune.testing import enumerate_optimum
 
@@ -328,3 +329,12 @@ def test_an_optimum_of_zero_closes_the_gap_within_rounding() -> None:
     assert solution.value < 1e-20 and solution.bound is not None and solution.bound <= solution.value
     offset = Problem(Quadratic(INPUTS.T @ INPUTS, WEIGHT, offset=-3.0), Sparse(NofM(5, 5)))
     assert certify(offset).status is Status.OPTIMAL
+
+
+def test_gains_hold_where_the_square_of_a_slope_underflows() -> None:
+    """A slope of 3e-161 with curvature of that size gains 1e-161, though its square is no normal number."""
+    linear = torch.linspace(1e-162, 9e-161, 50, dtype=torch.float64)
+    model = Separable(constant=0.0, linear=linear, curvature=torch.full_like(linear, 3e-161))
+    for bound, slope in zip(Sparse(Cardinality(1)).gain_bound(model).tolist(), linear.tolist(), strict=True):
+        true = Fraction(slope) ** 2 / (2 * Fraction(3e-161))
+        assert true <= Fraction(bound) <= true * (1 + Fraction(1, 10**12))

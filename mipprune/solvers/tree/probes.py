@@ -118,5 +118,5 @@ class Prober:
         sides = (before.upper[j], after.upper[j]) if part.side > 0 else (-before.lower[j], -after.lower[j])
         old, new, here = float(sides[0]), float(sides[1]), abs(float(t[j]))
         if after.fixed[j] == 0 and here < new < old:
-            seen = 2.0 * (room - float(price[j]) + abs(float(c[j])) * new) / (new - here) ** 2
+            seen = 2.0 * (room - float(price[j]) + abs(float(c[j])) * new) / (new - here) / (new - here)
             self.curvature = 0.9 * self.curvature + 0.1 * min(max(seen, 0.02), 2.0)

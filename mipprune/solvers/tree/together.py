@@ -129,7 +129,10 @@ def _followed(strategy: RegressionBound, cell: Cell, t: Array, parts: list[Part]
         matrix[np.diag_indices(len(used))] += bend + 1e-6 * np.abs(matrix.diagonal())
         right = np.zeros((len(used), len(parts)))
         right[places, numbers] = 1.0
-        response = np.linalg.solve(matrix, right)
+        try:
+            response = np.linalg.solve(matrix, right)
+        except np.linalg.LinAlgError:  # a kept column of zeros, or squares that underflow: the others stay
+            response = np.full_like(right, np.nan)
         response = response / response[places, numbers]
     else:
         response = np.zeros((len(used), len(parts)))

@@ -15,7 +15,7 @@ from scipy.optimize import lsq_linear
 
 import mipprune as mp
 from mipprune.errors import CertificateError
-from mipprune.solvers.tree import probes, regression
+from mipprune.solvers.tree import probes, regression, together
 from mipprune.solvers.tree.regression import RegressionBound
 
 
@@ -126,3 +126,15 @@ def test_relaxations_on_near_columns_bound_as_those_on_all(monkeypatch: pytest.M
         if strategy.wide:
             assert len(strategy.live.places) < 300
     assert bounds[1] == pytest.approx(bounds[0], rel=1e-6)
+
+
+def test_probes_of_columns_whose_squares_underflow_do_not_end_the_search() -> None:
+    """Curvature of zero leaves nothing to follow a moved entry with, and steps of 1e-170 have no square."""
+    strategy = RegressionBound.of(problem_of(1e-170 * np.eye(3), np.ones(3), 0.1, 0.0, 1.0, 3))
+    root = strategy.root()
+    points = together._followed(strategy, strategy.cell(root), np.ones(3), [together.Part(1, 1.0, 0.5)])
+    assert np.isfinite(points).all()
+    tighter = dataclasses.replace(root, upper=np.array([1e-170, 1.0, 1.0]))
+    prober, zero = probes.Prober(), np.zeros(3)
+    prober._learn(together.Part(0, 1.0, 0.0), zero, zero, zero, 1.0, root, tighter)
+    assert 0.02 <= prober.curvature <= 2.0
