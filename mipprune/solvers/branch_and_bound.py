@@ -242,8 +242,10 @@ class BranchAndBound:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InvalidProblem(f"batch is {self.batch}; at least one node is relaxed at a time")
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise InvalidProblem(
+                f"batch is {self.batch!r}; a whole number of nodes, at least one, is relaxed at a time"
+            )
 
     @property
     def name(self) -> str:

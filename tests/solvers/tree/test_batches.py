@@ -72,6 +72,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert len(rest.certificate) == len(whole.certificate)
 
 
-def test_no_node_at_a_time_is_refused() -> None:
-    with pytest.raises(InvalidProblem, match="batch is 0"):
-        BranchAndBound(batch=0)
+@pytest.mark.parametrize("batch", [0, 2.5, "4", None])
+def test_what_is_no_number_of_nodes_is_refused(batch: Any) -> None:
+    with pytest.raises(InvalidProblem, match=f"batch is {batch!r}"):
+        BranchAndBound(batch=batch)
