@@ -281,7 +281,7 @@ class LeastSquares(Loss):
         size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8)) + UNDERFLOW
         base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
         slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
-        slack += 2.0**-1070 * sum(self.design.shape) * (residual != 0).any(dim=1)  # underflow
+        slack += 2.0**-1070 * sum(self.design.shape) * (residual != 0).any(dim=1).double()  # underflow
         constant = base - 0.5 * square
         error, curvature = design.slope_error(size), self._penalty.double().unsqueeze(0)
         if cells.splits is not None:

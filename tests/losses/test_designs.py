@@ -270,3 +270,11 @@ def test_a_design_with_coarse_results_is_used_in_float64() -> None:
     loss = mp.losses.LeastSquares(design, torch.ones(6, dtype=torch.float64))
     assert loss.response.dtype == (design.to(torch.float64) @ torch.ones(3)).dtype == torch.float64
     assert loss.matrix[:, torch.arange(3)].dtype == torch.float64
+
+
+def test_columns_of_zeros_cost_no_allowance() -> None:
+    """Without a ridge any slope on such a column would leave the loss without a bound."""
+    loss = mp.losses.LeastSquares(torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double(), torch.ones(2).double())
+    none = torch.zeros((1, 2), dtype=torch.bool)
+    error = loss.tangents(torch.zeros((1, 2), dtype=torch.float64), Cells(none, none)).error
+    assert error[0, 1] == 0 < error[0, 0] and loss.matrix.magnitude[1] == 0

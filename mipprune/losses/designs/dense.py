@@ -41,7 +41,8 @@ class DenseDesign(Design):
     @cached_property
     def magnitude(self) -> Tensor:
         """Norms of the columns, rounded up."""
-        return self.squares.sqrt() * (1 + gamma(self.shape[0] + 8)) + UNDERFLOW
+        lost = UNDERFLOW * (self._wide != 0).any(dim=0).double()  # products with zeros are exact
+        return self.squares.sqrt() * (1 + gamma(self.shape[0] + 8)) + lost
 
     def __matmul__(self, weights: Tensor) -> Tensor:
         """Return ``X w``."""
@@ -61,7 +62,8 @@ class DenseDesign(Design):
 
     def slope_error_at(self, vector: Tensor) -> Tensor:
         """See :meth:`Design.slope_error_at`, entry by entry."""
-        return gamma(self.shape[0] + 2) * self.spread(vector.abs())
+        lost = (self.shape[0] + 4) * 2.0**-1073 * (self.magnitude > 0).double()
+        return gamma(self.shape[0] + 2) * self.spread(vector.abs()) + lost
 
     def spread(self, sizes: Tensor) -> Tensor:
         """See :meth:`Design.spread`."""

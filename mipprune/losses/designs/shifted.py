@@ -192,7 +192,9 @@ class Shifted(Design):
     @cached_property
     def magnitude(self) -> Tensor:
         """Upper bounds of the norms of the columns of X, with B and c counted apart."""
-        return (self._parts[0] + self._parts[1]) * (1 + gamma(4)) + UNDERFLOW * (1 + self.factor)
+        empty = ((self._measures[1] == 0) & (self.center == 0)) | (self.factor == 0)  # products with zeros are exact
+        lost = torch.where(empty, 0.0, UNDERFLOW * (1 + self.factor))
+        return (self._parts[0] + self._parts[1]) * (1 + gamma(4)) + lost
 
     @cached_property
     def _relative(self) -> Tensor:
