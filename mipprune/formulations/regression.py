@@ -181,7 +181,8 @@ def sparse_regression(
     ----------
     X : array, numpy.memmap, or sparse array of scipy or torch, shape (n, p)
         Sparse data stay sparse, and dense data of more than 2^26 entries or in a file mapped into memory are used where
-        they are and in their own type: the problem is about these very numbers.
+        they are and in their own type: the problem is about these very numbers, so leave them unchanged while it is in
+        use.
     y : array, shape (n,)
     l0 : float or array (p,), optional
         Price of using a column, >= 0. Either this or ``k``.

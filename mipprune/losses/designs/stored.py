@@ -26,6 +26,8 @@ _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 class StoredDesign(Shifted):
     """A dense matrix that is used as it is stored: converted to float64 block by block, never as a whole.
 
+    The numbers are shared with whoever gave them: norms and bounds are those of the numbers when they were first used.
+
     Parameters
     ----------
     center, factor : float64 Tensor, shape (p,)
