@@ -16,18 +16,10 @@ import torch
 
 import mipprune as mp
 from benchmarks.common import RESULTS, Record, command, rounded, say
-from mipprune.bench.families.sparse_regression import correlated_regression
+from benchmarks.sparse_regression.instances import regression
 
 INSTANCES = ((200, 400, 8, 0.3, 5.0, 1), (500, 1000, 10, 0.3, 5.0, 0))
 BATCHES = (1, 16, 64, 256)
-
-
-def regression(n: int, p: int, k: int, rho: float, snr: float, seed: int) -> mp.Problem:
-    """Return REG(n, p, k, rho, snr, seed) with its own price, ridge and box."""
-    made = correlated_regression(n, p, k, rho, snr, seed)
-    return mp.formulations.sparse_regression(
-        made.x, made.y, l0=made.l0, l2=made.l2, box=made.box, fit_intercept=False, standardize=False
-    )
 
 
 def run(out: Path, device: str, nodes: int, repeats: int) -> None:

