@@ -332,12 +332,10 @@ class RegressionBound(Columns):
         out = replace(self.subset(left), whole=self.whole)
         out.last_price, out._seen = self.last_price, self._seen
         vars(out)["prober"] = self.prober
-        if out.wide:
+        if out.wide or not self.wide:
             vars(out)["gram"] = self.gram.narrowed(left, out.loss.design)
-            if "live" in vars(self):
-                vars(out)["live"] = self.live.narrowed(out, left)
-        elif not self.wide:
-            vars(out)["gram"] = self.gram.narrowed(left, out.loss.design)
+        if out.wide and "live" in vars(self):
+            vars(out)["live"] = self.live.narrowed(out, left)
         return out
 
     def subset(self, places: Array) -> RegressionBound:
