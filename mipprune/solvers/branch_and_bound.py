@@ -22,6 +22,7 @@ from ..core.solution import Solution, Stop
 from ..core.solver import Budget, Progress, Watch, accept
 from ..errors import InvalidProblem
 from ..losses.graph_blocks import GraphBlocks
+from ..losses.least_squares import LeastSquares
 from .bounds.relaxation import Relaxed, best_tangent, relax
 from .first_point import first_point
 from .parts import solve_parts
@@ -255,6 +256,8 @@ class BranchAndBound:
     def rejects(self, problem: Problem) -> str | None:
         """See :class:`mipprune.Solver`."""
         if node_bound(problem) is not None:
+            if self.batch > 1 and isinstance(problem.loss, LeastSquares) and problem.loss.too_large is not None:
+                return f"with batch={self.batch}, {problem.loss.too_large} (batch=1)"
             return None
         if problem.size > _MOST:
             return f"{problem.size} entries; even in parts at most {_MOST} are searched (use a heuristic and certify)"

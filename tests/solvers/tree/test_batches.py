@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
-from mipprune import BranchAndBound, Budget, InvalidProblem, Problem, SparseTree, Status, Stop, check
+from mipprune import BranchAndBound, Budget, InvalidProblem, Problem, SparseTree, Status, Stop, Unsupported, check
 from mipprune.bench.families.sparse_regression import correlated_regression
 from mipprune.formulations import sparse_regression
 from tests.solvers.tree.test_regression import brute_force, random_problem
@@ -76,3 +77,12 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_what_is_no_number_of_nodes_is_refused(batch: Any) -> None:
     with pytest.raises(InvalidProblem, match=f"batch is {batch!r}"):
         BranchAndBound(batch=batch)
+
+
+def test_a_design_that_may_not_become_dense_is_refused_before_the_search() -> None:
+    data = sp.random_array((1000, 40_000), density=1e-4, rng=np.random.default_rng(0), format="csc")
+    problem = sparse_regression(data, np.ones(1000), l0=0.1, l2=0.1)
+    assert BranchAndBound().rejects(problem) is None
+    assert "batch=4" in (BranchAndBound(batch=4).rejects(problem) or "")
+    with pytest.raises(Unsupported, match="made dense"):
+        BranchAndBound(batch=4).solve(problem)
