@@ -127,9 +127,8 @@ class LeastSquares(Loss):
     @cached_property
     def _gram(self) -> Tensor | None:
         n, p = self.design.shape
-        if p > n or p > _DENSE:
-            return None
-        return self.matrix.gram() + torch.diag(self._penalty.double())
+        formed = 0 < p <= min(n, _DENSE)
+        return self.matrix.gram() + torch.diag(self._penalty.double()) if formed else None
 
     @cached_property
     def _safe_gram(self) -> Tensor | None:
@@ -397,4 +396,5 @@ class LeastSquares(Loss):
         """See :meth:`Loss.describe`."""
         n, p = self.design.shape
         held = f" ({words})" if (words := self.matrix.describe()) else ""
-        return f"1/2 ||y - X b||^2 + 1/2 <ridge, b^2>, X {n} x {p}{held}, ridge up to {float(self._penalty.max()):.4g}"
+        most = max(self._penalty.tolist(), default=0.0)
+        return f"1/2 ||y - X b||^2 + 1/2 <ridge, b^2>, X {n} x {p}{held}, ridge up to {most:.4g}"

@@ -278,3 +278,19 @@ def test_columns_of_zeros_cost_no_allowance() -> None:
     none = torch.zeros((1, 2), dtype=torch.bool)
     error = loss.tangents(torch.zeros((1, 2), dtype=torch.float64), Cells(none, none)).error
     assert error[0, 1] == 0 < error[0, 0] and loss.matrix.magnitude[1] == 0
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "stored"])
+def test_a_loss_without_columns_is_a_constant(form: str) -> None:
+    """Splits, descriptions and bounds asked for the largest of no numbers."""
+    design: Any = {"dense": torch.zeros, "sparse": lambda n, p: sp.csc_array((n, p)), "stored": _nothing}[form](3, 0)
+    loss = mp.losses.LeastSquares(design, torch.tensor([1.0, 2.0, 2.0]))
+    problem = mp.Problem(loss, mp.Sparse(mp.Cardinality(0)))
+    assert loss.best_split().shape == loss.best_split(torch.ones(0)).shape == (0,) and "3 x 0" in problem.describe()
+    assert problem.bound(torch.zeros(0)) == pytest.approx(4.5) and problem.value(torch.zeros(0)) == 4.5
+    solution = mp.solve(problem)
+    assert mp.check(problem, solution).gap < 1e-12 and mp.check(problem, solution, exact=True).gap == 0.0
+
+
+def _nothing(n: int, p: int) -> StoredDesign:
+    return StoredDesign.of(np.zeros((n, p), dtype=np.int8))

@@ -134,6 +134,8 @@ class RegressionBound(Columns):
 
     def relaxed_of(self, node: Node, cell: Cell, solved: Solved) -> Relaxed:
         """Return a solved cell of a node in the terms of the search."""
+        if not np.isfinite(solved.t).all():  # it overflowed and is no point of tangency
+            solved = self.tangent(cell, np.zeros(len(solved.t)), 0.0)
         shares = self._shares(solved.t, cell.fixed, self.price + solved.price, cell.l2, node)
         return Relaxed(
             self.sparse(solved.t), solved.bound, solved.gains, solved.last, solved.following, -solved.c,

@@ -219,6 +219,7 @@ class Search:
             int(ledger.tried.data[number]),
         )
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows proves nothing
     def process(self, number: int, bound: float) -> list[tuple[float, int]]:
         """Evaluate a node, store what follows, and return its open children as (bound, number), the likeliest first."""
         node, prepared = self.ready.pop(number) if number in self.ready else (self.state(number, bound), None)

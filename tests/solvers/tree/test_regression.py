@@ -267,3 +267,17 @@ def test_a_good_start_is_used() -> None:
     again = BranchAndBound().solve(problem, budget=Budget(gap=1e-6, nodes=1), start=best.point)
     assert again.value <= best.value * (1 + 1e-12)
     assert math.isfinite(again.bound)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ridge", [5e-324, 1e-310, 1e-300, 1e-160])
+def test_a_ridge_that_bounds_nothing_leaves_an_answer(ridge: float) -> None:
+    """Relaxations then overflow where columns are alike; such a point became part of the certificate."""
+    rng = np.random.default_rng(0)
+    for n, p in ((1, 1), (5, 3), (3, 5), (6, 6), (6, 6)):
+        design, response = rng.standard_normal((n, p)), rng.standard_normal(n)
+        design[:, -1] = design[:, 0]
+        for options in ({"l0": 0.1}, {"l0": 1e-3, "box": 1e6}, {"k": 1, "box": 1e300}, {"k": 2}):
+            problem = sparse_regression(design, response, l2=ridge, fit_intercept=False, standardize=False, **options)
+            solution = solve(problem, budget=Budget(nodes=50))
+            assert check(problem, solution).value == solution.value < math.inf
