@@ -67,12 +67,7 @@ def as_tensor(data: Any, name: str, *, ndim: int | None = None, shape: tuple[int
     InvalidProblem
         If the data are no numbers, have the wrong shape, or contain NaN or infinity.
     """
-    try:
-        tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidProblem(
-            f"{name} cannot be read as an array of numbers ({error}); pass a tensor or array"
-        ) from error
+    tensor = _read(data, name)
     if tensor.is_complex():
         raise InvalidProblem(f"{name} is complex; only real data have an order to optimise over")
     if tensor.dtype in (torch.float16, torch.bfloat16):
@@ -91,9 +86,19 @@ def as_tensor(data: Any, name: str, *, ndim: int | None = None, shape: tuple[int
     return tensor
 
 
+def _read(data: Any, name: str) -> Tensor:
+    """Return what the user gave as a tensor of whatever numbers it holds."""
+    try:
+        return data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidProblem(
+            f"{name} cannot be read as an array of numbers ({error}); pass a tensor or array"
+        ) from error
+
+
 def as_mask(data: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Tensor:
     """Return ``data`` as a boolean tensor; accepts booleans and exact 0/1 numbers."""
-    tensor = data.detach() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+    tensor = _read(data, name)
     if tensor.dtype != torch.bool:
         if not bool(((tensor == 0) | (tensor == 1)).all()):
             raise InvalidProblem(f"{name} is not a mask: it holds values other than 0 and 1")

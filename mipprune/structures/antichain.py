@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.arrays import accurate_sum, exact, gamma
 from ..core.structure import Selection, Supports, Witness
 from ..errors import InvalidProblem
-from .partition import check_count
+from .partition import check_count, restricted
 
 __all__ = ["Antichain"]
 
@@ -228,9 +228,7 @@ class Antichain(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: nothing above or below a kept entry, nothing else beside a full budget."""

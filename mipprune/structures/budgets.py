@@ -15,7 +15,7 @@ from ..core.structure import Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
 from .budget_oracle import Dual, choose, dual_bound, kept_sum
 from .budget_plan import Plan, layer_counts, make_plan, units
-from .partition import check_count
+from .partition import check_count, check_fixings, restricted
 
 __all__ = ["Budgets"]
 
@@ -192,6 +192,7 @@ class Budgets(Supports):
                 f"the {self.sizes.numel()} layers have {self.entries} weights, an array of shape {shape} has "
                 f"{math.prod(shape)}"
             )
+        check_fixings(self.on, self.off, shape)
 
     # ------------------------------------------------------------------------------------------ selection
 
@@ -328,9 +329,7 @@ class Budgets(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: layers that are full, or too dear for what is left, or need all they have."""

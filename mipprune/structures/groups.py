@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,7 @@ from ..core.structure import Selection, Supports
 from ..errors import InvalidProblem
 from ..kernels.budget import spread_groups
 from ..kernels.top_k import keep_largest
-from .partition import check_count
+from .partition import check_count, check_fixings, restricted
 
 __all__ = ["Groups"]
 
@@ -65,6 +65,7 @@ class Groups(Supports):
                 raise InvalidProblem(f"groups of {self.labels} inputs do not divide the input dimension {shape[-1]}")
         elif shape[-1] != self.labels.numel():
             raise InvalidProblem(f"{self.labels.numel()} group labels for an input dimension of {shape[-1]}")
+        check_fixings(self.on, self.off, shape)
 
     def _labels(self, like: Tensor) -> Tensor:
         self.check_shape(tuple(like.shape))
@@ -160,9 +161,7 @@ class Groups(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: a fixing holds for the whole group, and a full budget closes the rest."""

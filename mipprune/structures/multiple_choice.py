@@ -19,6 +19,7 @@ from ..kernels import choice_search
 from ..kernels.choice import Choice
 from ..kernels.choice_loosening import loosened
 from ..kernels.whole_numbers import whole_numbers
+from .partition import restricted
 
 __all__ = ["MultipleChoice"]
 
@@ -321,9 +322,7 @@ class MultipleChoice(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: one option of a layer, the last one left, and options too costly to fit."""

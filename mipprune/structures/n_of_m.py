@@ -69,6 +69,7 @@ class NofM(PartitionBudget):
             raise InvalidProblem(
                 f"{self.n}:{self.m} needs an input dimension divisible by {self.m}; the array has shape {shape}"
             )
+        super().check_shape(shape)
 
     def describe(self) -> str:
         """See :meth:`Supports.describe`."""

@@ -6,18 +6,20 @@ import math
 import operator
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, exact
-from ..core.structure import Selection, Supports, Witness
+from ..core.arrays import accurate_sum, as_mask, exact
+from ..core.structure import Selection, Structure, Supports, Witness
 from ..errors import InvalidProblem
 from ..kernels.budget import spread_budget
 from ..kernels.top_k import keep_largest
 
-__all__ = ["PartitionBudget", "check_count"]
+__all__ = ["PartitionBudget", "check_count", "check_fixings", "restricted"]
+
+F = TypeVar("F", bound=Supports | Structure)
 
 
 def check_count(value: Any, name: str) -> int:
@@ -30,6 +32,37 @@ def check_count(value: Any, name: str) -> int:
     if isinstance(value, bool) or count < 0:
         raise InvalidProblem(f"{name} is {value!r}; it must be a whole number >= 0")
     return count
+
+
+def check_fixings(on: Tensor | None, off: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise :class:`InvalidProblem` when entries were fixed in an array of another shape."""
+    for name, side in (("on", on), ("off", off)):
+        if side is not None and tuple(side.shape) != shape:
+            raise InvalidProblem(f"{name} has shape {tuple(side.shape)}, but the array has shape {shape}")
+
+
+def restricted(family: F, on: Any, off: Any) -> F:
+    """Return a family with more entries fixed.
+
+    Parameters
+    ----------
+    family : Supports or Structure
+        A dataclass with the fields ``on`` and ``off``.
+    on, off : bool Tensor, shape of the weights
+        Entries that are kept and entries that are zero; 0/1 numbers are read as booleans.
+
+    Raises
+    ------
+    InvalidProblem
+        If they are no masks, or differ in shape from one another, from earlier ones or from what the family takes.
+    """
+    on = as_mask(on, "on")
+    off = as_mask(off, "off", shape=tuple(on.shape))
+    family.check_shape(tuple(on.shape))
+    earlier: tuple[Tensor | None, Tensor | None] = tuple(getattr(family, name) for name in ("on", "off"))
+    check_fixings(*earlier, tuple(on.shape))
+    on, off = (new if old is None else new | old.to(new.device) for new, old in zip((on, off), earlier, strict=True))
+    return replace(family, on=on, off=off)  # type: ignore[type-var]
 
 
 class PartitionBudget(Supports):
@@ -49,6 +82,10 @@ class PartitionBudget(Supports):
     @abstractmethod
     def block_size(self, shape: tuple[int, ...]) -> int:
         """Entries in one block of consecutive entries of an array of this shape."""
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """See :meth:`Supports.check_shape`: with fixings, theirs."""
+        check_fixings(self.on, self.off, shape)
 
     def _blocks(self, array: Tensor) -> Tensor:
         return array.reshape(-1, self.block_size(tuple(array.shape)))
@@ -125,9 +162,7 @@ class PartitionBudget(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)  # type: ignore[type-var]
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: a full block keeps nothing else."""

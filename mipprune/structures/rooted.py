@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from ..core.arrays import accurate_sum, exact, gamma
 from ..core.structure import Selection, Supports, Witness
 from ..errors import InvalidProblem
 from .antichain import Antichain
+from .partition import restricted
 
 __all__ = ["Rooted"]
 
@@ -147,9 +148,7 @@ class Rooted(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: what is above a kept entry is kept, what is below a pruned one is pruned."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ from ..core.arrays import accurate_sum, exact, gamma
 from ..core.separable import Separable
 from ..core.structure import Argmin, Selection, Structure, Supports, Witness
 from ..errors import InvalidProblem
-from .partition import check_count
+from .partition import check_count, restricted
 
 if TYPE_CHECKING:
     from ..core.rational import RationalModel
@@ -121,9 +121,7 @@ class SharedSupports(Structure):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Structure.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Structure.propagate`."""
@@ -349,9 +347,7 @@ class _Priced(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: a task whose budget is used keeps nothing else."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..core.arrays import as_tensor, exact
 from ..core.structure import Selection, Supports, Witness
 from ..errors import InvalidProblem
 from ..kernels.stable_selection import largest_sum, rounding
-from .partition import check_count
+from .partition import check_count, restricted
 
 __all__ = ["Stable"]
 
@@ -155,9 +155,7 @@ class Stable(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: a full mask keeps nothing else, and the row may leave an entry no choice."""

@@ -183,3 +183,23 @@ def test_bounds_hold_for_many_entries_of_very_different_size(seed: int) -> None:
         found = supports.select(gain)
         value = math.fsum(gain[found.mask].tolist())
         assert value <= found.bound <= value * (1 + 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("supports", "shape"), [case for case in FAMILIES if not isinstance(case[0], Transposable)], ids=name
+)
+def test_fixings_that_are_no_masks_of_one_shape_are_refused(supports: Supports, shape: tuple[int, ...]) -> None:
+    """They would be broadcast, or end in an error of torch wherever they are used first."""
+    none, first = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    first.view(-1)[0] = True
+    for on, off in ((none, none[..., :-1]), (none.unsqueeze(0), none), (none, none + 0.5), (none, "off"), (None, none)):
+        with pytest.raises(InvalidProblem, match="^(on|off) "):
+            supports.restrict(on, off)  # type: ignore[arg-type]
+    wide = torch.zeros((1, *shape, 3), dtype=torch.bool)
+    with pytest.raises(InvalidProblem):
+        supports.restrict(none, first).restrict(wide, wide)
+    with pytest.raises(InvalidProblem):
+        supports.restrict(none, first).select(torch.zeros(wide.shape, dtype=torch.float64))
+    gain = torch.arange(1.0, 1 + first.numel(), dtype=torch.float64).reshape(shape)
+    as_numbers = supports.restrict(none.int(), first.double())
+    assert torch.equal(as_numbers.keep(gain), supports.restrict(none, first).keep(gain))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mipprune as mp
+from mipprune.errors import InvalidProblem
 from mipprune.structures import SharedSupports
 
 
@@ -137,3 +138,10 @@ def test_bad_arguments(change: dict[str, float]) -> None:
         SharedSupports(**{"tasks": 2, "count": 1, "weight": 1.0, **change})  # type: ignore[arg-type]
     with pytest.raises(mp.errors.InvalidProblem, match="one after the other"):
         SharedSupports(2, 1, 1.0).check_shape((3,))
+
+
+def test_fixings_of_another_shape_are_refused() -> None:
+    for structure in (SharedSupports(3, 4, 0.7), SharedSupports(3, 4, 0.7)._family):
+        for on, off in ((torch.zeros(6), torch.zeros(5)), (torch.zeros(2, 3), torch.zeros(2, 3))):
+            with pytest.raises(InvalidProblem, match="shape"):
+                structure.restrict(on, off)
