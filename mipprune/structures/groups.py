@@ -13,7 +13,7 @@ from ..core.structure import Selection, Supports
 from ..errors import InvalidProblem
 from ..kernels.budget import spread_groups
 from ..kernels.top_k import keep_largest
-from .partition import check_count, check_fixings, restricted
+from .partition import check_count, restricted
 
 __all__ = ["Groups"]
 
@@ -65,7 +65,6 @@ class Groups(Supports):
                 raise InvalidProblem(f"groups of {self.labels} inputs do not divide the input dimension {shape[-1]}")
         elif shape[-1] != self.labels.numel():
             raise InvalidProblem(f"{self.labels.numel()} group labels for an input dimension of {shape[-1]}")
-        check_fixings(self.on, self.off, shape)
 
     def _labels(self, like: Tensor) -> Tensor:
         self.check_shape(tuple(like.shape))
