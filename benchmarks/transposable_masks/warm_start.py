@@ -1,4 +1,4 @@
-"""Projections of operator splitting (ADMM) onto transposable masks: cut short, exact from the last, exact from nothing.
+"""Projections of operator splitting (ADMM) onto transposable masks: from the last potentials or from nothing.
 
     python -m benchmarks.transposable_masks.warm_start [--size 512 | --layers 6 [--model SOURCE --name NAME]]
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from torch import Tensor
 from benchmarks.common import RESULTS, Record, command, rounded, say
 from benchmarks.transposable_masks.real import MODEL, layers_of
 from mipprune import ADMM, TransposableNofM
-from mipprune.core.structure import Keeper
 from mipprune.formulations import layerwise
 from mipprune.kernels.transport import Transport
 from tests.layers import make_layer
@@ -29,13 +28,8 @@ from tests.layers import make_layer
 PATTERNS = ((2, 4), (4, 8), (8, 16), (16, 32))
 _SEEDS = 3
 _REPEATS = 2  # runs of each kind, in turns, of which the faster one is timed
-_KINDS = {
-    "default": ADMM(),
-    "warm, exact": ADMM(exact_projections=True),
-    "cold, exact": ADMM(exact_projections=True),
-    "cold, exact, penalty 0.1 % larger": ADMM(penalty=0.1001, exact_projections=True),
-}
-_TIMED = tuple(_KINDS)[:3]
+_KINDS = ("few sweeps, then paths", "warm, until settled", "cold, until settled")  # the first is what ADMM does
+_COLD = _KINDS[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +38,23 @@ class Logged(TransposableNofM):
 
     sweeps: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    cold: bool = False
+    kind: str = _KINDS[0]
 
     def solve(self, gain: Tensor, start: tuple[Tensor, Tensor] | None = None, **settings: object) -> Transport:
-        """See :meth:`TransposableNofM.solve`; cold ones forget the potentials."""
-        found = super().solve(gain, None if self.cold else start, **settings)  # type: ignore[arg-type]
+        """See :meth:`TransposableNofM.solve`; all kinds but the first sweep until blocks settle."""
+        if self.kind != _KINDS[0]:
+            start, settings = None if self.kind == _COLD else start, {}
+        found = super().solve(gain, start, **settings)  # type: ignore[arg-type]
         self.sweeps.append(float(found.sweeps.double().mean()))
         return found
 
-    def keeper(self) -> Keeper:
+    def keeper(self) -> Callable[[Tensor], Tensor]:
         """See :meth:`TransposableNofM.keeper`."""
         inner = super().keeper()
 
-        def keep(gain: Tensor, exact: bool = True) -> Tensor:
+        def keep(gain: Tensor) -> Tensor:
             begun = time.perf_counter()
-            mask = inner(gain, exact)
+            mask = inner(gain)
             self.seconds.append(time.perf_counter() - begun)
             return mask
 
@@ -68,14 +64,12 @@ class Logged(TransposableNofM):
 def _measure(weight: Tensor, gram: Tensor, count: int, size: int) -> dict[str, dict[str, float]]:
     """Run every kind on one layer."""
     found: dict[str, dict[str, float]] = {kind: {} for kind in _KINDS}
-    for repeat in range(_REPEATS):
-        for kind, solver in _KINDS.items():
-            if repeat and kind not in _TIMED:
-                continue
-            family = Logged(count, size, cold=kind.startswith("cold"))
+    for _ in range(_REPEATS):
+        for kind in _KINDS:
+            family = Logged(count, size, kind=kind)
             problem = layerwise(weight, gram, family)
             begun = time.perf_counter()
-            solution = solver.solve(problem)
+            solution = ADMM().solve(problem)
             seconds = time.perf_counter() - begun
             faster = seconds <= found[kind].get("seconds", seconds)
             found[kind] = {
@@ -90,10 +84,9 @@ def _measure(weight: Tensor, gram: Tensor, count: int, size: int) -> dict[str, d
 
 def _line(kind: str, layers: list[dict[str, dict[str, float]]]) -> dict[str, object]:
     """Return what is recorded of one kind: totals over layers, and changes against cold exact projections."""
-    own, cold = [layer[kind] for layer in layers], [layer["cold, exact"] for layer in layers]
+    own, cold = [layer[kind] for layer in layers], [layer[_COLD] for layer in layers]
     changes = [100.0 * (x["value"] / y["value"] - 1.0) for x, y in zip(own, cold, strict=True)]
     shares = [x["sweeps"] / y["sweeps"] for x, y in zip(own, cold, strict=True)]
-    timed = kind in _TIMED
     return {
         "projections": kind,
         "sweeps": rounded(statistics.fmean(x["sweeps"] for x in own), 4),
@@ -103,8 +96,8 @@ def _line(kind: str, layers: list[dict[str, dict[str, float]]]) -> dict[str, obj
         "objective_worst": rounded(max(changes), 3),
         "objective_best": rounded(min(changes), 3),
         "number": int(sum(x["projections"] for x in own)),
-        "seconds_projections": rounded(sum(x["seconds_projections"] for x in own), 3) if timed else None,
-        "seconds": rounded(sum(x["seconds"] for x in own), 3) if timed else None,
+        "seconds_projections": rounded(sum(x["seconds_projections"] for x in own), 3),
+        "seconds": rounded(sum(x["seconds"] for x in own), 3),
         "changes": [rounded(change, 3) for change in changes],
     }
 
@@ -132,25 +125,22 @@ def run(out: Path, name: str, layers: dict[str, tuple[Tensor, Tensor]], instance
         notes=(
             "One thread. A sweep updates the potentials of all rows and columns of a block once; a block that passes"
             " the test at once counts none. Sweeps are those of a block in a whole run of ADMM: means over blocks,"
-            " summed over all projections, the exact ones at the beginning and at the end included. The shortest"
-            " augmenting paths of the exact repair, which few blocks need, are no sweeps, and cost time only.",
-            "The default makes one sweep in a projection while the support moves, and exact projections once it"
-            " settles (2:4: one sweep throughout, and what it leaves open is the best of all masks); the others are"
-            " exact throughout, from the potentials of the last projection (warm) or from nothing (cold). Objective:"
-            " change of the layer's error against cold exact projections, negative is better; mean, worst and best"
-            " over the layers. Cold exact projections with a penalty that is 0.1 % larger show how much the outcome of"
-            " ADMM moves by chance.",
+            " summed over all projections. Shortest augmenting paths are no sweeps: their cost is in the seconds.",
+            "All projections are exact. What ADMM does: from the last potentials one sweep (2:4), two"
+            " (4:8, 8:16) or three (16:32), and shortest paths for the lines that these leave open. The others sweep"
+            " until a block settles, from the last potentials (warm) or from nothing (cold). Objective: change of the"
+            " layer's error against cold ones; mean, worst and best over the layers.",
         ),
     )
     path = out / f"transposable_masks_warm_start_{name}.json"
     record = Record.open(path, fresh)
-    if any(not record.has(pattern=f"{count}:{size}", projections=_TIMED[-1]) for count, size in PATTERNS):
+    if any(not record.has(pattern=f"{count}:{size}", projections=_COLD) for count, size in PATTERNS):
         weight, gram = make_layer(64, 64, 256, 0)
         for count, size in PATTERNS:  # what is compiled is compiled before the clock starts
             _measure(weight, gram, count, size)
     for count, size in PATTERNS:
         pattern = f"{count}:{size}"
-        if record.has(pattern=pattern, projections=tuple(_KINDS)[-1]):
+        if record.has(pattern=pattern, projections=_COLD):
             continue
         measured = [_measure(weight, gram, count, size) for weight, gram in layers.values()]
         for kind in _KINDS:

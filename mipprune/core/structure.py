@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from .separable import Separable
 if TYPE_CHECKING:
     from .rational import RationalModel
 
-__all__ = ["Argmin", "Keeper", "Selection", "Structure", "Supports", "Witness"]
+__all__ = ["Argmin", "Selection", "Structure", "Supports", "Witness"]
 
 Witness = Tensor | None
 
@@ -40,21 +41,6 @@ class Argmin(NamedTuple):
     value: float
     bound: float
     witness: Witness = None
-
-
-class Keeper(Protocol):
-    """Masks for a run of similar gains: each call may start from the last."""
-
-    def __call__(self, gain: Tensor, exact: bool = True) -> Tensor:
-        """Return the mask of :meth:`Supports.keep`, or one near it where ``exact`` is off.
-
-        Parameters
-        ----------
-        gain : Tensor, the shape of the weights
-        exact : bool
-            Off: the mask of an iteration that goes on. It may be cut short, and need not be admissible.
-        """
-        ...
 
 
 class Supports(ABC):
@@ -111,9 +97,9 @@ class Supports(ABC):
         """Return only the mask of :meth:`select`, for iterations that need no value."""
         return self.select(gain).mask
 
-    def keeper(self) -> Keeper:
-        """Return a function like :meth:`keep` for the gains of one iteration after another, see :class:`Keeper`."""
-        return lambda gain, exact=True: self.keep(gain)
+    def keeper(self) -> Callable[[Tensor], Tensor]:
+        """Return a function like :meth:`keep` for a run of similar gains, which may start each call from the last."""
+        return self.keep
 
     def largest_count(self, size: int) -> int | None:
         """Return k when the family is all masks of ``size`` entries with at most k kept, else ``None``.

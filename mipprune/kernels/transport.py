@@ -5,7 +5,7 @@ For one block with scores A and potentials u, v
 .. math:: \sum_{ij} A_{ij} S_{ij} \le n\sum_i u_i + n\sum_j v_j + \sum_{ij} \max(0, A_{ij} - u_i - v_j)
 
 for every admissible mask S (with u, v >= 0 where at most n are kept). Sweeps of midpoint updates drive the potentials
-to where the two sides meet; an exact repair closes what they leave open.
+to where the two sides meet; shortest paths close what they leave open.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from torch import Tensor
 from .compiling import has_numba
 from .threads import over_rows
 from .transport_batched import sweep_batched
-from .transport_codes import Codes, encode, to_integers, to_potentials
+from .transport_codes import Codes, encode, noise, to_integers, to_potentials
 from .transport_network import selection_network
 
 __all__ = ["SWEEPS", "Rest", "Transport", "solve_blocks"]
 
-Rest = Literal["repair", "round", "leave"]
+Rest = Literal["repair", "complete", "round"]
 """what becomes of the blocks that the sweeps leave open"""
 
 SWEEPS = 64
 """sweeps after which a block is left to the exact repair"""
 _EAGER_AT = 6  # sweeps before the steps become longer; two fewer for large blocks
 _BALANCE_AT = 5  # sweeps of the equality problem before the potentials are clamped (at most n)
+_FEW = {4: 1, 16: 2, 32: 3}  # sweeps from the last potentials before shortest paths are quicker, up to each size
+_MANY = 4  # the same for larger blocks
 _ENTRIES = 1 << 22  # entries treated at once, which bounds the temporaries
 _PARALLEL = 1 << 15  # entries below which waking threads costs more than it saves
 _LARGEST_COMPILED = 128  # the compiled sweeps keep a block in the first-level cache
@@ -57,7 +59,7 @@ def solve_blocks(
     at_most: bool = False,
     fixed: Tensor | None = None,
     start: tuple[Tensor, Tensor] | None = None,
-    sweeps: int = SWEEPS,
+    sweeps: int | None = None,
     rest: Rest = "repair",
 ) -> Transport:
     """Keep ``count`` entries in each row and column of every block such that the kept scores sum up to the most.
@@ -74,12 +76,13 @@ def solve_blocks(
         1 where an entry must be kept, -1 where it must not, 0 elsewhere.
     start : (Tensor, Tensor), optional
         Potentials (blocks, size) of similar scores, such as those of the last call.
-    sweeps : int
-        Most sweeps of a block, >= 0.
-    rest : {"repair", "round", "leave"}
-        What the sweeps leave open is made exact; or it is rounded to a good mask, and the potentials say how good; or
-        it stays as the potentials have it, with lines that keep a few entries more or fewer. Blocks with fixed entries
-        are always repaired.
+    sweeps : int, optional
+        Most sweeps of a block, >= 0; default ``SWEEPS``, or fewer where that is quicker.
+    rest : {"repair", "complete", "round"}
+        What the sweeps leave open is repaired, and potentials stay in the middle of where they may be. Or it is
+        completed, with the same masks but quicker where there is a start: that takes few sweeps, and needs the CPU,
+        exactly ``count`` and no fixed entries; all else is repaired. Or it is rounded to a good mask, and the
+        potentials say how good; blocks with fixed entries are repaired all the same.
 
     Returns
     -------
@@ -106,21 +109,22 @@ def _solve(
     at_most: bool,
     fixed: Tensor | None,
     start: tuple[Tensor, Tensor] | None,
-    sweeps: int,
+    sweeps: int | None,
     rest: Rest,
 ) -> Transport:
     size = scores.shape[1]
     codes = encode(scores, at_most) if 0 < count < size else None
+    compiled = scores.device.type == "cpu" and has_numba()
+    quick = rest == "complete" and compiled and codes is not None and fixed is None and not at_most
     if codes is not None:
-        mask, integer_rows, integer_columns, used = _sweep(codes, count, at_most, start, sweeps)
+        limit = sweeps if sweeps is not None else _few(size) if quick and start is not None else SWEEPS
+        mask, integer_rows, integer_columns, used = _sweep(codes, count, at_most, start, limit)
         rows, columns = to_potentials(codes, integer_rows, integer_columns)
         used = used.float()
     else:
         mask, rows, columns = _extreme(scores, count, at_most)
         used = torch.zeros(len(scores), device=scores.device)
     feasible = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-    if rest == "leave" and fixed is None:
-        return Transport(mask, rows, columns, feasible, used)
     if rest == "round" and fixed is None:
         open_ = _unbalanced(mask, count, at_most).nonzero().squeeze(1)
         if len(open_):
@@ -128,10 +132,14 @@ def _solve(
 
             mask[open_] = round_blocks(scores[open_], rows[open_], columns[open_], count, at_most)
         return Transport(mask, rows, columns, feasible, used)
-    if scores.device.type == "cpu" and has_numba():
+    if compiled and not quick:
         _repair(scores, codes, fixed, count, at_most, mask, rows, columns, feasible)
         return Transport(mask, rows, columns, feasible, used)
-    open_ = _open(scores, fixed, count, at_most, mask, rows, columns)
+    if quick:
+        assert codes is not None
+        open_ = ~_complete(scores, codes.unit, count, mask, rows, columns)
+    else:
+        open_ = _open(scores, fixed, count, at_most, mask, rows, columns)
     if bool(open_.any()):
         chosen = [x[open_].cpu() for x in (scores, mask, rows, columns, feasible)]
         few = None if fixed is None else fixed[open_].cpu()
@@ -140,6 +148,10 @@ def _solve(
         for whole, part in zip((mask, rows, columns, feasible), chosen[1:]):
             whole[open_] = part.to(whole.device)
     return Transport(mask, rows, columns, feasible, used)
+
+
+def _few(size: int) -> int:
+    return next((sweeps for largest, sweeps in _FEW.items() if size <= largest), _MANY)
 
 
 def _extreme(scores: Tensor, count: int, at_most: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,6 +217,22 @@ def _sweep_compiled(
 
     _over_blocks(task, codes, together)
     return mask, rows, columns, used
+
+
+def _complete(scores: Tensor, unit: Tensor, count: int, mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Complete tensors on the CPU in place, and return for which blocks that was done."""
+    from .transport_paths import complete
+
+    found = torch.empty(len(scores), dtype=torch.bool)
+    low = noise(scores.shape[1], scores.device).numpy()
+    arrays = [x.contiguous().numpy() for x in (scores, unit.squeeze(1), mask, rows, columns, found)]
+
+    def task(first: int, last: int) -> None:
+        own, units, *rest = (array[first:last] for array in arrays)
+        complete(own, low, units, count, *rest)
+
+    _over_blocks(task, scores, 1)
+    return found
 
 
 def _repair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, exact, gamma
-from ..core.structure import Keeper, Selection, Supports, Witness
+from ..core.structure import Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
 from ..kernels.transport import Rest, Transport, solve_blocks
 from .partition import check_count
-from .projections import Projections
 
 __all__ = ["TransposableNofM"]
 
@@ -159,40 +159,44 @@ class TransposableNofM(Supports):
             Potentials (blocks, m) of similar gains, to start from.
         sweeps : int, optional
             Most sweeps of a block.
-        rest : {"repair", "round", "leave"}
-            Blocks that the sweeps leave open are made exact; or rounded, and the potentials say how good the masks are;
-            or left as the potentials have them, with lines that keep more or fewer than ``n``. Where entries are fixed
-            they are always made exact.
+        rest : {"repair", "complete", "round"}
+            Blocks that the sweeps leave open are made exact, by potentials in the middle of where they may be; or more
+            quickly, by any; or, unless entries are fixed, rounded, and the potentials say how good the masks are.
 
         Raises
         ------
         InvalidProblem
             If the gains are no matrix or contain NaN or -inf, or a setting is none of the above.
         """
-        if rest not in ("repair", "round", "leave"):
-            raise InvalidProblem(f"rest is {rest!r}; choose 'repair', 'round' or 'leave'")
+        if rest not in ("repair", "complete", "round"):
+            raise InvalidProblem(f"rest is {rest!r}; choose 'repair', 'complete' or 'round'")
         if sweeps is not None and (not isinstance(sweeps, int) or sweeps < 0):
             raise InvalidProblem(f"sweeps is {sweeps!r}; give a whole number >= 0, or None for as many as it takes")
-        limit = {} if sweeps is None else {"sweeps": sweeps}
         scores = self.blocks(self._finite(gain.detach()))
-        for potentials in start or ():
-            if tuple(potentials.shape) != tuple(scores.shape[:2]):
-                raise InvalidProblem(
-                    f"start has potentials of shape {tuple(potentials.shape)}; for each row and each column of every "
-                    f"block there is one, {tuple(scores.shape[:2])}"
-                )
+        lines = tuple(scores.shape[:2])
+        if start is not None and [tuple(potentials.shape) for potentials in start] != [lines, lines]:
+            shapes = ", ".join(str(tuple(potentials.shape)) for potentials in start)
+            raise InvalidProblem(f"start has potentials of shapes {shapes}; those of rows and of columns have {lines}")
         if scores.dtype not in (torch.float32, torch.float64):  # no narrow number is lost in a wide one
             scores = scores.float() if scores.is_floating_point() else scores.double()
         fixed = self._signs(gain.device)
-        return solve_blocks(scores, self.n, at_most=self.at_most, fixed=fixed, start=start, rest=rest, **limit)
+        return solve_blocks(scores, self.n, at_most=self.at_most, fixed=fixed, start=start, sweeps=sweeps, rest=rest)
 
     def keep(self, gain: Tensor) -> Tensor:
         """See :meth:`Supports.keep`."""
         return self.matrix(self.solve(gain).mask, tuple(gain.shape))
 
-    def keeper(self) -> Keeper:
+    def keeper(self) -> Callable[[Tensor], Tensor]:
         """See :meth:`Supports.keeper`: each call starts from the potentials of the call before."""
-        return Projections(self)
+        last: list[tuple[Tensor, Tensor]] = []
+
+        def keep(gain: Tensor) -> Tensor:
+            start = last[0] if last and len(last[0][0]) == _count(gain.shape, self.m) else None
+            found = self.solve(gain, start, rest="complete")
+            last[:] = [(found.rows, found.columns)]
+            return self.matrix(found.mask, tuple(gain.shape))
+
+        return keep
 
     def selection(self, gain: Tensor, found: Transport) -> Selection:
         """Return masks and potentials of blocks as the selection for ``gain``, bounded by the potentials."""

@@ -232,7 +232,9 @@ def test_wild_starts_do_no_harm() -> None:
     scores = make("t3", 20, 8)
     for at_most in (False, True):
         start = torch.full((20, 8), 1e30, dtype=torch.float64), torch.full((20, 8), float("nan"), dtype=torch.float64)
-        assert_optimal(scores, solve_blocks(scores, 3, at_most=at_most, start=start), 3, at_most)
+        exact = solve_blocks(scores, 3, at_most=at_most, start=start)
+        assert_optimal(scores, exact, 3, at_most)
+        assert torch.equal(exact.mask, solve_blocks(scores, 3, at_most=at_most, start=start, rest="complete").mask)
 
 
 @pytest.mark.parametrize("at_most", [False, True])
@@ -249,13 +251,23 @@ def test_a_few_sweeps_give_good_masks_and_say_how_good(at_most: bool) -> None:
                 assert (bound - total) / bound <= 1e-4, f"{family} {count}:{size}"
 
 
-def test_blocks_left_open_are_as_the_potentials_have_them() -> None:
-    scores = make("gaussian", 40, 16)
-    left, rounded, repaired = (solve_blocks(scores, 8, sweeps=2, rest=rest) for rest in ("leave", "round", "repair"))
-    reduced = scores - left.rows.unsqueeze(2) - left.columns.unsqueeze(1)
-    assert float(((reduced > 0) != left.mask).double().mean()) < 1e-4  # codes have fewer bits than scores
-    assert torch.equal(left.rows, rounded.rows) and bool((left.mask.sum(1) != 8).any())
-    assert bool((values(scores, rounded) <= values(scores, repaired) + 1e-9).all())
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [2, 5, 8, 16, 32])
+def test_paths_complete_what_any_number_of_sweeps_leaves(family: str, size: int) -> None:
+    scores = make(family, 60, size)
+    for count in sorted({1, size // 2, size - 1} - {0}):
+        exact = solve_blocks(scores, count)
+        for sweeps in (0, 1, 3, None):
+            start = None if sweeps is None else (torch.zeros(60, size, dtype=torch.float64),) * 2
+            found = solve_blocks(scores, count, start=start, sweeps=sweeps, rest="complete")
+            lines = torch.cat([found.mask.sum(1), found.mask.sum(2)], dim=1)
+            assert bool((lines == count).all())
+            torch.testing.assert_close(values(scores, found), values(scores, exact), rtol=1e-9, atol=1e-9)
+            if family in ("gaussian", "t3", "scaled"):  # without ties
+                assert torch.equal(found.mask, exact.mask)
+                gap = bounds(scores, found, count) - values(scores, found)
+                assert bool((gap <= 1e-9 * scores.double().abs().flatten(1).sum(1)).all())
+            assert sweeps is None or bool((found.sweeps <= sweeps).all())
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 4), (1, 4), (3, 4), (1, 3), (1, 2)])

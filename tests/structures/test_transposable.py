@@ -292,10 +292,11 @@ def test_bad_arguments_and_data() -> None:
             TransposableNofM(2, 4).keep(torch.full((4, 4), bad))
     gain, zero = torch.rand(8, 8), torch.zeros(3, 4, dtype=torch.float64)  # four blocks
     for settings_, message in (
-        ({"rest": "none"}, "'leave'"),
+        ({"rest": "none"}, "'complete'"),
         ({"sweeps": -1}, "whole number"),
         ({"sweeps": 1.5}, "whole number"),
         ({"start": (zero, zero)}, "start has potentials"),
+        ({"start": (zero.new_zeros(4, 4),)}, "start has potentials"),
     ):
         with pytest.raises(mp.InvalidProblem, match=message):
             TransposableNofM(2, 4).solve(gain, **settings_)  # type: ignore[arg-type]

@@ -42,9 +42,6 @@ class ADMM:
         Conjugate-gradient iterations of the final refit (small layers are refitted exactly).
     dtype : torch.dtype, optional
         Precision of the iterations; default float32 for large layers and float64 for small ones.
-    exact_projections : bool
-        Project exactly in every iteration. Otherwise a family may cut projections short as long as its support moves
-        (transposable masks make one sweep); the support returned is that of an exact projection all the same.
 
     Notes
     -----
@@ -85,7 +82,6 @@ class ADMM:
     largest_penalty: float = 1e6
     refit_iterations: int = 10
     dtype: torch.dtype | None = None
-    exact_projections: bool = False
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
@@ -193,7 +189,7 @@ class _Run:
         product(self.right, self.inverse, base=self.layer.center, factor=self.penalty, out=self.w)
         torch.add(self.w, self.rest, out=self.a)
         torch.mul(self.a, self.a, out=self.gain)
-        self.mask = self.keep(self.gain, self.solver.exact_projections)
+        self.mask = self.keep(self.gain)
         # Several times faster than torch.where, and than a product with booleans.
         torch.mul(self.a, (~self.mask).view(torch.int8), out=self.rest)
         torch.sub(self.a, self.rest, alpha=2.0, out=self.right)
