@@ -68,18 +68,23 @@ def prepare(gram: Tensor, center: Tensor, mask: Tensor, slots: int) -> Rows:
     rows, width = center.shape
     counts = mask.sum(dim=1, keepdim=True)
     order = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)
+    others = order[:, int(counts.min()) :]  # those that some row prunes
     order = torch.nn.functional.pad(order, (0, max(slots - width, 0)))[:, :slots]
     inside = torch.arange(slots, device=mask.device) < counts
-    cross = gram[order] * inside.unsqueeze(2)  # (rows, slots, in)
-    block = cross.gather(2, order.unsqueeze(1).expand(-1, slots, -1)) * inside.unsqueeze(1)
+    both = inside.unsqueeze(1) & inside.unsqueeze(2)
+    block = torch.where(both, gram[order.unsqueeze(2), order.unsqueeze(1)], 0.0)
     factor, info = torch.linalg.cholesky_ex(block + torch.diag_embed((~inside).to(gram.dtype)))
-    inverse = torch.cholesky_inverse(factor) * (inside.unsqueeze(1) & inside.unsqueeze(2))
-    table = cross.mT @ inverse
-    pivot = gram.diagonal() - (table * cross.mT).sum(dim=2)
-    w_kept = (inverse @ (cross @ center.unsqueeze(2))).squeeze(2)
+    inverse = torch.cholesky_inverse(factor) * both
     position = torch.where(inside, order, width)
+    w_kept = (inverse @ (center @ gram).gather(1, order).unsqueeze(2)).squeeze(2)
     w = torch.zeros(rows, width + 1, dtype=center.dtype, device=center.device).scatter_(1, position, w_kept)[:, :width]
     level = torch.where(mask, w, (center - w) @ gram)
+    cross = torch.where(inside.unsqueeze(1), gram[others.unsqueeze(2), order.unsqueeze(1)], 0.0)
+    outside = cross @ inverse
+    table = torch.empty(rows, width, slots, dtype=gram.dtype, device=gram.device)
+    table.scatter_(1, others.unsqueeze(2).expand_as(outside), outside)
+    pivot = gram.diagonal().repeat(rows, 1)
+    pivot.scatter_add_(1, others, -outside.mul_(cross).sum(dim=2))
     row, column = inside.nonzero(as_tuple=True)
     kept = order[row, column]
     table[row, kept] = inverse[row, column]

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .swaps import Rows, Trace
 
-__all__ = ["search"]
+__all__ = ["Lockstep", "search"]
 
 
-class _Lockstep:
+class Lockstep:
     """The state of a batch of rows with its two updates; rows that are not ``active`` stand still."""
 
     def __init__(self, gram: Tensor, state: Rows) -> None:
@@ -18,6 +18,7 @@ class _Lockstep:
         self.number = torch.arange(len(state.slot), device=gram.device)
 
     def remove(self, p: Tensor, active: Tensor) -> None:
+        """Remove the kept entry ``p`` of each active row."""
         table, pivot, level, slot, entry, _ = self.state
         n = self.number[active]
         p, s = p[active], slot[n, p[active]]
@@ -37,6 +38,7 @@ class _Lockstep:
         slot[n, p], entry[n, s] = -1, -1
 
     def insert(self, j: Tensor, s: Tensor, active: Tensor) -> None:
+        """Insert the pruned entry ``j`` of each active row in its free slot ``s``."""
         table, pivot, level, slot, entry, _ = self.state
         n = self.number[active]
         j, s = j[active], s[active]
@@ -103,7 +105,7 @@ def search(
     trace: Trace,
 ) -> None:
     """Overwrite ``state`` by local optima and fill in the trace; see :func:`mipprune.kernels.swaps.search`."""
-    rows = _Lockstep(gram, state)
+    rows = Lockstep(gram, state)
     rest = torch.ones(len(on), dtype=torch.bool, device=on.device)
     while bool(rest.any()):
         kept = (state.slot >= 0).unflatten(1, (-1, size))
@@ -123,11 +125,11 @@ def search(
         rows.insert(j, s, rest)
     depth = trace.gains.shape[1]
     if depth:
-        _record_insertions(_Lockstep(gram, Rows(*(part.clone() for part in state))), off, trace)
-        _record_removals(_Lockstep(gram, Rows(*(part.clone() for part in state))), on, trace)
+        _record_insertions(Lockstep(gram, Rows(*(part.clone() for part in state))), off, trace)
+        _record_removals(Lockstep(gram, Rows(*(part.clone() for part in state))), on, trace)
 
 
-def _record_insertions(rows: _Lockstep, off: Tensor, trace: Trace) -> None:
+def _record_insertions(rows: Lockstep, off: Tensor, trace: Trace) -> None:
     rest = torch.ones(len(off), dtype=torch.bool, device=off.device)
     for step in range(trace.gains.shape[1]):
         gain, j = rows.best_insertion(~off)
@@ -137,7 +139,7 @@ def _record_insertions(rows: _Lockstep, off: Tensor, trace: Trace) -> None:
         rows.insert(j, free, rest)
 
 
-def _record_removals(rows: _Lockstep, on: Tensor, trace: Trace) -> None:
+def _record_removals(rows: Lockstep, on: Tensor, trace: Trace) -> None:
     rest = torch.ones(len(on), dtype=torch.bool, device=on.device)
     for step in range(trace.costs.shape[1]):
         _, pivot, level, slot, _, _ = rows.state

@@ -1,4 +1,4 @@
-"""The search of :mod:`~mipprune.kernels.swaps`, compiled, with the two updates of a row that other searches share.
+"""The search of :mod:`~mipprune.kernels.swaps`, compiled, with the updates of a row that other searches share.
 
 The functions are compiled as this module is imported, which is when a search first runs; at module level they can call
 each other and still be found in numba's cache by the next process.
@@ -12,20 +12,24 @@ import numpy as np
 
 from .compiling import compiled_if_possible
 
-__all__ = ["FAST", "insert", "remove", "search"]
+__all__ = ["FAST", "exchange", "insert", "remove", "search"]
 
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nnan", "nsz", "arcp"}}
 """what compilers may do to sums and quotients of these functions"""
 
 _compile = compiled_if_possible(**FAST)
 
+# The row that others are updated by is copied into ``work``, (3, slots), first: as long as it could be one of those,
+# nothing is computed several numbers at a time, and an update takes three times as long.
+
 
 @_compile
-def remove(table, pivot, level, slot, entry, p):  # type: ignore[no-untyped-def]  # pragma: no cover
+def remove(table, pivot, level, slot, entry, p, work):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bring the state of a row to what it is without the kept entry ``p``."""
     width, slots = table.shape
     s = slot[p]
-    own = table[p]
+    own = work[0]
+    own[:] = table[p]
     inverse = 1.0 / pivot[p]
     ratio = level[p] * inverse
     for i in range(width):
@@ -44,8 +48,8 @@ def remove(table, pivot, level, slot, entry, p):  # type: ignore[no-untyped-def]
             row[c] -= factor * own[c]
         row[s] = 0.0
     for c in range(slots):
-        own[c] *= -inverse
-    own[s] = 0.0
+        table[p, c] = -inverse * own[c]
+    table[p, s] = 0.0
     pivot[p] = inverse
     level[p] = ratio
     slot[p] = -1
@@ -53,10 +57,11 @@ def remove(table, pivot, level, slot, entry, p):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def insert(gram, table, pivot, level, slot, entry, j, s, inner):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bring the state of a row to what it is with the pruned entry ``j`` in the free slot ``s``; ``inner`` is work."""
+def insert(gram, table, pivot, level, slot, entry, j, s, work):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Bring the state of a row to what it is with the pruned entry ``j`` in the free slot ``s``."""
     width, slots = table.shape
-    own = table[j]
+    inner, own = work[0], work[1]
+    own[:] = table[j]
     for c in range(slots):
         inner[c] = gram[j, entry[c]] if entry[c] >= 0 else 0.0
     inverse = 1.0 / pivot[j]
@@ -81,12 +86,67 @@ def insert(gram, table, pivot, level, slot, entry, j, s, inner):  # type: ignore
             row[c] -= factor * own[c]
         row[s] = factor
     for c in range(slots):
-        own[c] *= -inverse
-    own[s] = inverse
+        table[j, c] = -inverse * own[c]
+    table[j, s] = inverse
     pivot[j] = inverse
     level[j] = ratio
     slot[j] = s
     entry[s] = j
+
+
+@_compile
+def exchange(gram, table, pivot, level, slot, entry, p, q, work):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Remove the kept ``p`` and insert the pruned ``q``, in one pass over the table."""
+    width, slots = table.shape
+    inner, own, old = work[0], work[1], work[2]
+    s = slot[p]
+    old[:] = table[p]
+    inverse = 1.0 / pivot[p]
+    ratio = level[p] * inverse
+    here = table[q, s]
+    for c in range(slots):
+        inner[c] = gram[q, entry[c]] if entry[c] >= 0 and c != s else 0.0
+        own[c] = table[q, c] - here * inverse * old[c]  # of q, once p has gone
+    own[s] = 0.0
+    inverse_in = 1.0 / (pivot[q] + here * here * inverse)
+    ratio_in = (level[q] + here * ratio) * inverse_in
+    lost = 0.0
+    for c in range(slots):
+        lost += old[c] * inner[c]
+    for i in range(width):
+        if i in (p, q):
+            continue
+        row = table[i]
+        here = row[s]
+        factor = here * inverse
+        if slot[i] >= 0:
+            there = -own[slot[i]]
+            factor_in = there * inverse_in
+            pivot[i] += there * factor_in - here * factor
+            level[i] += there * ratio_in - here * ratio
+        else:
+            there = gram[q, i] + factor * lost
+            for c in range(slots):
+                there -= row[c] * inner[c]
+            factor_in = there * inverse_in
+            pivot[i] += here * factor - there * factor_in
+            level[i] += here * ratio - there * ratio_in
+        for c in range(slots):
+            row[c] -= factor * old[c] + factor_in * own[c]
+        row[s] = factor_in
+    there = gram[q, p] + inverse * lost
+    for c in range(slots):
+        table[p, c] = -inverse * old[c] - there * inverse_in * own[c]
+        table[q, c] = -inverse_in * own[c]
+    table[p, s] = there * inverse_in
+    pivot[p] = inverse - there * there * inverse_in
+    level[p] = ratio - there * ratio_in
+    table[q, s] = inverse_in
+    pivot[q] = inverse_in
+    level[q] = ratio_in
+    slot[p] = -1
+    slot[q] = s
+    entry[s] = q
 
 
 @_compile
@@ -176,7 +236,7 @@ def search(  # type: ignore[no-untyped-def]  # pragma: no cover
                 free += 1
             if j < 0 or gain <= least or free == slots:
                 break
-            insert(gram, table[r], pivot[r], level[r], slot[r], entry[r], j, free, work[0])
+            insert(gram, table[r], pivot[r], level[r], slot[r], entry[r], j, free, work)
             count[j // size] += 1
         for _ in range(limit):
             change, p, j = _best_exchange(
@@ -184,9 +244,7 @@ def search(  # type: ignore[no-untyped-def]  # pragma: no cover
             )
             if p < 0 or change > -least:
                 break
-            s = slot[r, p]
-            remove(table[r], pivot[r], level[r], slot[r], entry[r], p)
-            insert(gram, table[r], pivot[r], level[r], slot[r], entry[r], j, s, work[0])
+            exchange(gram, table[r], pivot[r], level[r], slot[r], entry[r], p, j, work)
         if depth == 0:
             continue
         table2, pivot2, level2 = table[r].copy(), pivot[r].copy(), level[r].copy()
@@ -201,7 +259,7 @@ def search(  # type: ignore[no-untyped-def]  # pragma: no cover
                 break
             insertions[r, step] = j
             gains[r, step] = gain
-            insert(gram, table2, pivot2, level2, slot2, entry2, j, free, work[0])
+            insert(gram, table2, pivot2, level2, slot2, entry2, j, free, work)
         table2[:] = table[r]
         pivot2[:] = pivot[r]
         level2[:] = level[r]
@@ -220,4 +278,4 @@ def search(  # type: ignore[no-untyped-def]  # pragma: no cover
                 break
             removals[r, step] = p
             costs[r, step] = best
-            remove(table2, pivot2, level2, slot2, entry2, p)
+            remove(table2, pivot2, level2, slot2, entry2, p, work)

@@ -1,4 +1,4 @@
-"""Local search over supports: exchanges within rows, moves of budget between rows."""
+"""Local search over supports: exchanges within rows or between them, moves of budget between rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ...core.solver import Budget, Progress, Solver, Watch, accept
 from ...errors import InvalidProblem
 from ...kernels.swaps import Trace, prepare, search
 from .admm import ADMM
-from .layer import Layer, RowGroups, finish, layer_parts, reason_against_layer, row_groups
+from .block_exchanges import BlockExchanges, reason_against_blocks
+from .exchanges import Exchanges
+from .layer import RowGroups, finish, layer_parts, reason_against_layer, row_groups
 
 __all__ = ["LocalSearch"]
 
@@ -33,7 +35,7 @@ class LocalSearch:
     depth : int
         Most entries that a row gains or loses in one round.
     exchanges : int
-        Most exchanges within a row in one round.
+        Most exchanges within a row in one round; with transposable masks, of a group of rows for each of them.
     tolerance : float
         Smallest decrease that counts, relative to the mean value of a row.
 
@@ -50,9 +52,23 @@ class LocalSearch:
     rows where removals are cheap to rows where insertions gain more; this is repeated until nothing moves. Only
     decreases are accepted, so the result is never worse than the start.
 
+    Under transposable masks (:class:`TransposableNofM`) M consecutive rows share blocks, and what keeps the sums of all
+    lines is a cycle of four entries: row j gives up p and takes q, row l gives up q and takes p. Rows separate, so with
+    :math:`\delta_j(p \to q)` from above it changes the value by exactly
+
+    .. math:: \delta_j(p \to q) + \delta_l(q \to p),
+
+    and the best cycle of a block is found from the least :math:`\delta_j(p \to q)` over the rows for each pair (p, q).
+    Lines that may keep fewer (``at_most``, and blocks cut by the edge of the matrix) have a dump line: one more row and
+    one more column in each block, whose entries hold as many units as a line is short of. They cost nothing, so that
+    :math:`\delta_j(p \to \text{dump})` is a removal, :math:`\delta_j(\text{dump} \to q)` an insertion, and the dump row
+    makes any exchange for nothing while its units last. The result is optimal with respect to all these; fixed entries
+    never move. Iterations, of budgets and of statistics, are exchanges there, and rounds elsewhere.
+
     References
     ----------
-    arXiv 2403.12983 (OSSCAR) for the identities of removal and insertion, there for groups.
+    arXiv 2403.12983 (OSSCAR) for the identities of removal and insertion, there for groups; the cycles with their dump
+    line are derived here.
 
     Examples
     --------
@@ -81,12 +97,9 @@ class LocalSearch:
         return "LocalSearch"
 
     def rejects(self, problem: Problem) -> str | None:
-        """See :meth:`Solver.rejects`: budgets per layer, per row or per group of inputs."""
+        """See :meth:`Solver.rejects`: budgets per layer, per row or per group of inputs, and transposable masks."""
         reason = reason_against_layer(problem)
-        if reason is None and row_groups(problem) is None:
-            supports = type(layer_parts(problem)[1]).__name__
-            reason = f"exchanges need a budget per layer, row or group of inputs, not {supports}; try ADMM"
-        return reason
+        return reason_against_blocks(problem) if reason is None and row_groups(problem) is None else reason
 
     def solve(
         self,
@@ -99,67 +112,66 @@ class LocalSearch:
         """See :meth:`Solver.solve`; a start outside S is repaired first."""
         accept(self, problem)
         watch = Watch(budget, progress)
-        point = self._first_point(problem, watch.budget, start)
+        point = self._first_point(problem, watch, start)
         if point is None:
             return Solution.of(
                 problem, None, stop=Stop.CONVERGED, stats=watch.stats(), tolerance=watch.budget.gap, solver=self.name
             )
         first_value = problem.value(point)
         watch.report(first_value, None)
-        groups = row_groups(problem)
-        assert groups is not None
-        run = _Run(self, problem, groups, problem.structure.mask_of(point), watch)
-        stop = run.iterate()
-        loss, _ = layer_parts(problem)
-        begin = torch.where(run.mask, point.to(loss.center), 0.0)
-        improved = torch.where(run.mask, loss.minimise_on(run.mask, begin), 0.0)
+        iterations = 0
+        try:
+            run = self._run(problem, problem.structure.mask_of(point), first_value, watch)
+            stop = run.iterate()
+            iterations, improved = run.iterations, run.point()
+        except KeyboardInterrupt:  # once more, or before the search has begun
+            return finish(self, problem, point, watch=watch, stop=Stop.USER, iterations=iterations)
         value = problem.value(improved)
         if value < first_value:
             point = improved
             watch.report(value, None)
-        return finish(self, problem, point, watch=watch, stop=stop, iterations=run.rounds)
+        return finish(self, problem, point, watch=watch, stop=stop, iterations=iterations)
 
-    def _first_point(self, problem: Problem, budget: Budget, start: Tensor | None) -> Tensor | None:
+    def _first_point(self, problem: Problem, watch: Watch, start: Tensor | None) -> Tensor | None:
         if start is not None:
             start = start.to(problem.loss.start())
             return start if problem.violation(start) == 0 else problem.repair(start)
         solver = ADMM() if self.start_solver is None else self.start_solver
-        return solver.solve(problem, budget=replace(budget, iterations=None)).point
+        first = solver.solve(problem, budget=replace(watch.budget, iterations=None))
+        watch.stopped = Stop.USER if first.stop is Stop.USER else None
+        return first.point
+
+    def _run(self, problem: Problem, mask: Tensor, value: float, watch: Watch) -> Exchanges:
+        groups = row_groups(problem)
+        if groups is None:
+            return BlockExchanges(problem, mask, value, watch, tolerance=self.tolerance, exchanges=self.exchanges)
+        return _RowExchanges(self, problem, groups, mask, watch)
 
 
-class _Run:
-    """The rows of a layer in unit-diagonal variables, with what each would gain or lose by a change of its budget."""
+class _RowExchanges(Exchanges):
+    """The rows of a layer, with what each would gain or lose by a change of its budget."""
 
     def __init__(self, solver: LocalSearch, problem: Problem, groups: RowGroups, mask: Tensor, watch: Watch) -> None:
-        self.solver, self.groups, self.watch = solver, groups, watch
-        self.layer = Layer.of(problem, torch.float64)
+        super().__init__(problem, mask, groups.on, groups.off, watch, solver.tolerance)
+        self.solver, self.groups = solver, groups
         self.offset = layer_parts(problem)[0].offset
-        rows, _ = self.layer.center.shape
-        self.mask = mask.to(self.layer.center.device)
-        blank = torch.zeros_like(self.mask)
-        self.on = blank if groups.on is None else groups.on.to(blank.device)
-        self.off = blank if groups.off is None else groups.off.to(blank.device)
         self.depth = solver.depth if groups.whole else 0
-        self.values = torch.zeros(rows, dtype=torch.float64, device=blank.device)
-        self.trace = Trace.empty(rows, self.depth, self.layer.center)
-        delta = self.layer.refit(self.layer.center, self.mask, 10) - self.layer.center
-        mean = float(((delta @ self.layer.gram) * delta).sum()) / rows
-        self.least = solver.tolerance * max(mean, 1e-300)
-        self.rounds = 0
+        self.values = torch.zeros(len(mask), dtype=torch.float64, device=self.mask.device)
+        self.trace = Trace.empty(len(mask), self.depth, self.layer.center)
 
     def iterate(self) -> Stop:
         """Search rows and move budget between them until nothing changes or a limit is reached."""
         kept: Tensor | None = None
         try:
             stop = self._search(torch.arange(len(self.mask), device=self.mask.device))
-            self.rounds = 1
-            while stop is None and self.depth and self.rounds <= self.solver.rounds:
+            self.iterations = 1
+            while stop is None and self.depth and self.iterations <= self.solver.rounds:
                 kept, value = self.mask.clone(), float(self.values.sum())
                 changed = self._move_budget()
                 if len(changed) == 0:
                     return Stop.CONVERGED
-                stop = self.watch.due(iterations=self.rounds) or self._search(changed)
-                self.rounds += 1
+                stop = self.watch.due(iterations=self.iterations) or self._search(changed)
+                self.iterations += 1
                 if stop is not None or float(self.values.sum()) >= value:
                     self.mask = kept
                     return stop or Stop.CONVERGED
@@ -169,7 +181,7 @@ class _Run:
             return Stop.USER
         if stop is not None:
             return stop
-        return Stop.ITERATIONS if self.depth and self.rounds > self.solver.rounds else Stop.CONVERGED
+        return Stop.ITERATIONS if self.depth and self.iterations > self.solver.rounds else Stop.CONVERGED
 
     def _slots(self, counts: Tensor) -> int:
         if self.groups.whole:
@@ -213,6 +225,7 @@ class _Run:
         # The gradient vanishes on the kept entries, so that the value is what the pruned ones still correlate with.
         self.values[rows] = torch.where(kept, 0.0, center * state.level).sum(dim=1)
         self.mask[rows] = kept
+        self.take(rows, state)
         for whole, own in zip(self.trace, trace, strict=True):
             whole[rows] = own
 
