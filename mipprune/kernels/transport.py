@@ -33,6 +33,7 @@ _BALANCE_AT = 5  # sweeps of the equality problem before the potentials are clam
 _FEW = {4: 1, 16: 2, 32: 3}  # sweeps from the last potentials before shortest paths are quicker, up to each size
 _MANY = 4  # the same for larger blocks
 _ENTRIES = 1 << 22  # entries treated at once, which bounds the temporaries
+_HUGE = 2.0**960  # scores beyond are divided by this, or sums along paths would overflow
 _PARALLEL = 1 << 15  # entries below which waking threads costs more than it saves
 _LARGEST_COMPILED = 128  # the compiled sweeps keep a block in the first-level cache
 
@@ -93,6 +94,12 @@ def solve_blocks(
     The sweeps are integer arithmetic, and a block's do not depend on the others: every device gives the same masks.
     """
     blocks, size, _ = scores.shape
+    if scores.dtype == torch.float64 and scores.numel() and float(scores.abs().max()) > _HUGE:
+        smaller = None if start is None else (start[0] / _HUGE, start[1] / _HUGE)
+        found = solve_blocks(
+            scores / _HUGE, count, at_most=at_most, fixed=fixed, start=smaller, sweeps=sweeps, rest=rest
+        )
+        return found._replace(rows=found.rows * _HUGE, columns=found.columns * _HUGE)
     limit = max(1, _ENTRIES // (size * size))
     parts = []
     for first in range(0, max(blocks, 1), limit):
@@ -225,11 +232,12 @@ def _complete(scores: Tensor, unit: Tensor, count: int, mask: Tensor, rows: Tens
 
     found = torch.empty(len(scores), dtype=torch.bool)
     low = noise(scores.shape[1], scores.device).numpy()
-    arrays = [x.contiguous().numpy() for x in (scores, unit.squeeze(1), mask, rows, columns, found)]
+    given = scores.contiguous().numpy(), unit.flatten().numpy()
+    arrays = [x.numpy() for x in (mask, rows, columns, found)]
 
     def task(first: int, last: int) -> None:
-        own, units, *rest = (array[first:last] for array in arrays)
-        complete(own, low, units, count, *rest)
+        own, units = (array[first:last] for array in given)
+        complete(own, low, units, count, *(array[first:last] for array in arrays))
 
     _over_blocks(task, scores, 1)
     return found

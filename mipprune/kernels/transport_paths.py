@@ -71,7 +71,7 @@ def _run(values, noise, unit, count, masks, rows, columns, found):  # type: igno
                 far, x = np.inf, 0
                 for node in range(nodes):
                     far = min(far, waiting[node])
-                while waiting[x] != far:
+                while waiting[x] != far and x < nodes - 1:
                     x += 1
                 if excess[x] < 0:
                     break

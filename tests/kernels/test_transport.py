@@ -254,11 +254,11 @@ def test_a_few_sweeps_give_good_masks_and_say_how_good(at_most: bool) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [2, 5, 8, 16, 32])
 def test_paths_complete_what_any_number_of_sweeps_leaves(family: str, size: int) -> None:
-    scores = make(family, 60, size)
+    scores = make(family, 400 // size, size)
     for count in sorted({1, size // 2, size - 1} - {0}):
         exact = solve_blocks(scores, count)
         for sweeps in (0, 1, 3, None):
-            start = None if sweeps is None else (torch.zeros(60, size, dtype=torch.float64),) * 2
+            start = None if sweeps is None else (torch.zeros(len(scores), size, dtype=torch.float64),) * 2
             found = solve_blocks(scores, count, start=start, sweeps=sweeps, rest="complete")
             lines = torch.cat([found.mask.sum(1), found.mask.sum(2)], dim=1)
             assert bool((lines == count).all())
@@ -268,6 +268,21 @@ def test_paths_complete_what_any_number_of_sweeps_leaves(family: str, size: int)
                 gap = bounds(scores, found, count) - values(scores, found)
                 assert bool((gap <= 1e-9 * scores.double().abs().flatten(1).sum(1)).all())
             assert sweeps is None or bool((found.sweeps <= sweeps).all())
+
+
+@pytest.mark.parametrize("size", [5, 16, 130])
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e150, 1.7e308])
+def test_paths_complete_blocks_of_any_magnitude(size: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(size)
+    for levels in (4, 0):
+        first = torch.rand(4, size, size, dtype=torch.float64, generator=generator)
+        first = (first * levels).round() / levels if levels else first
+        later = first * (0.7 + 0.3 * torch.rand(first.shape, dtype=torch.float64, generator=generator))
+        potentials = solve_blocks(first * scale, size // 2)[1:3]
+        found = solve_blocks(later * scale, size // 2, start=potentials, rest="complete")  # type: ignore[arg-type]
+        assert bool((torch.cat([found.mask.sum(1), found.mask.sum(2)]) == size // 2).all())
+        exact = solve_blocks(later * scale, size // 2)
+        torch.testing.assert_close(values(later, found), values(later, exact), rtol=1e-9, atol=0.0)
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 4), (1, 4), (3, 4), (1, 3), (1, 2)])
