@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Masks", "Sparse"]
 
+_LOST = 2.0**-1020  # what products may lose to underflow, relative to the rounding that gains are given
+
 
 def _checked_strength(strength: str) -> str:
     if strength not in ("perspective", "big-m"):
@@ -106,13 +108,14 @@ class Sparse(Structure):
         if not curved:
             free = torch.where(positive, free, torch.where(linear == 0, 0.0, -linear.sign() * torch.inf))
         if (limits := self._limits(linear)) is None:
-            decrease = 0.5 * linear * (linear / safe)  # the square of a slope might underflow
+            decrease = 0.5 * (linear * (linear / safe))  # the square of a slope might underflow
             decrease = decrease if curved else torch.where(positive, decrease, free.abs())
-            return free, decrease, decrease
+            return free, decrease, decrease + _LOST
         best = torch.maximum(torch.minimum(free, limits[1]), limits[0])
         slope = torch.where(linear == 0, 0.0, linear * best)
-        square = torch.where(curvature == 0, 0.0, 0.5 * curvature * best * best)
-        return best, -(slope + square), slope.abs() + square
+        square = torch.where(curvature == 0, 0.0, 0.5 * (curvature * best * best))
+        decrease = torch.nan_to_num(-(slope + square), torch.inf, torch.inf, -torch.inf)  # both may overflow
+        return best, decrease, slope.abs() + square + _LOST * (1.0 + best.abs())
 
     def gain(self, model: Separable) -> Tensor:
         """Return the gain of keeping each entry, as computed (no rounding allowance)."""
@@ -135,7 +138,8 @@ class Sparse(Structure):
         """See :meth:`Structure.argmin`."""
         best, decrease, _ = self._best(model.linear, model.curvature)
         selection = self.supports.select(decrease - self._price(model.linear))
-        point, bound = torch.where(selection.mask, best, 0.0), self.argmin_bound(model, selection.witness)
+        point = torch.where(selection.mask, best, 0.0).nan_to_num(0.0)  # without curvature the best may be no number
+        bound = self.argmin_bound(model, selection.witness)
         return Argmin(point, model.constant - selection.value, bound, selection.witness)
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -131,8 +133,9 @@ def maximise(gram: Tensor, weights: Tensor, *, rank: int = 48, sweeps: int = 60)
     scale = inverse_root(gram.diagonal())
     unit = scale.unsqueeze(1) * gram * scale
     target = weights.clamp_min(0.0) / scale.square()  # <weights, D> = <target, D'> in unit-diagonal variables
+    target = target.nan_to_num(0.0, 0.0)  # any weights do; those of a relaxation may have overflowed
     mean = float(target.mean())
-    if not mean > 0:
+    if not 0 < mean < math.inf:
         target, mean = torch.ones_like(target), 1.0
     target = torch.maximum(target, torch.full_like(target, 0.01 * mean)) / mean
     pull = _mixing_sweeps(unit, target, min(rank, gram.shape[0]), sweeps)

@@ -209,6 +209,7 @@ def relax(  # type: ignore[no-untyped-def]
     heap = np.empty(max(left, 0) + 2)
     filled = 0
     low, high = 0.0, math.inf
+    best[:] = t  # whose tangent, like any other, may overflow and prove nothing
     best_bound = -math.inf
     best_value = math.inf
     best_price = price

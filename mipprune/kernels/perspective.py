@@ -28,7 +28,8 @@ def conjugate(c, l2, lower, upper):  # type: ignore[no-untyped-def]
     """Return the largest ``c t - l2 t^2`` over ``lower <= t <= upper``; ``inf`` where it is unbounded."""
     if l2 > 0.0:
         t = min(max(c / (2.0 * l2), lower), upper)
-        return c * t - l2 * t * t
+        gain = c * t - l2 * t * t
+        return gain if gain <= math.inf else math.inf  # both terms may overflow
     if c == 0.0:
         return 0.0
     return c * (upper if c > 0.0 else lower)

@@ -19,9 +19,11 @@ from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
 from .designs import UNDERFLOW, DenseDesign, Design, Shifted, as_design
 from .designs.refit import by_factors, by_products, is_wide
+from .designs.sizes import check_sizes
 
 __all__ = ["LeastSquares"]
 
+_LOST = 2.0**-1070  # more than a few products of one entry lose to underflow
 _DENSE = 4096  # widest problem for which X'X may be formed when n >= p
 
 
@@ -70,6 +72,7 @@ class LeastSquares(Loss):
         response = response.to(device=design.device, dtype=design.dtype)
         object.__setattr__(self, "response", response)
         object.__setattr__(self, "ridge", ridge.to(response).expand(design.shape[1]).clone())
+        check_sizes(design, response, self._penalty)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,18 +143,15 @@ class LeastSquares(Loss):
 
     @cached_property
     def _norm(self) -> float:
-        """Squared spectral norm of X with unit columns."""
+        """See :meth:`Design.norm`."""
         return self.matrix.norm()
 
     def majorant(self, v: Tensor) -> Separable:
         """See :meth:`Loss.majorant`."""
         gradient = self.gradient(v)
-        curvature = ((1 + 1e-6) * self._norm * self.matrix.squares + self._penalty.double()).to(v)
-        constant = (
-            self.value(v)
-            - float((gradient.double() * v.double()).sum())
-            + 0.5 * float((curvature * v * v).double().sum())
-        )
+        curvature = ((1 + 1e-6) * self._norm * self.matrix.safe_squares + self._penalty.double()).to(v)
+        constant = self.value(v) - float((gradient.double() * v.double()).sum())
+        constant += 0.5 * float((curvature * v * v).double().sum())
         return Separable(constant=constant, linear=gradient - curvature * v, curvature=curvature)
 
     def resolvent(self, split: Tensor, strength: float) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
@@ -160,19 +160,14 @@ class LeastSquares(Loss):
         n, p = design.shape
         if isinstance(design, Shifted) and min(n, p) > _DENSE:
             return None
-        metric = strength * (matrix.squares.to(penalty) + penalty)
+        metric = strength * (matrix.safe_squares.to(penalty) + penalty)
         metric = torch.where(metric > 0, metric, 1.0)
         base = metric + penalty - split.to(penalty)
         constant = design.mT @ self.response
         if p <= n:
-            inverse = torch.linalg.inv(matrix.gram().to(penalty) + torch.diag(base))
-
-            def direct(anchor: Tensor) -> Tensor:
-                out: Tensor = inverse @ (constant + metric * anchor)
-                return out
-
-            return metric, direct
-        small = torch.linalg.inv(torch.eye(n).to(penalty) + matrix.outer(1.0 / base.double()).to(penalty))
+            inverse = torch.linalg.inv_ex(matrix.gram().to(penalty) + torch.diag(base)).inverse
+            return metric, lambda anchor: inverse @ (constant + metric * anchor)
+        small = torch.linalg.inv_ex(torch.eye(n).to(penalty) + matrix.outer(1.0 / base.double()).to(penalty)).inverse
 
         def apply(anchor: Tensor) -> Tensor:
             right = (constant + metric * anchor) / base
@@ -228,21 +223,22 @@ class LeastSquares(Loss):
         residual = response - fitted
         slope = design.mT @ residual
         error = design.slope_error_at(residual)
-        fit_error = gamma(p + 10) * (design.terms(v) + response.abs())
+        fit_error = gamma(p + 10) * (design.terms(v) + response.abs()) + p * _LOST
         base, base_error = accurate_sum(residual * response)
         square, square_error = accurate_sum(residual * residual)
         constant = base - 0.5 * square
         slack = base_error + square_error + gamma(4) * (float((residual * response).abs().sum()) + square)
-        slack += 2.0**-1070 * sum(self.design.shape) * bool((residual != 0).any())  # underflow
+        split_off = bool((extra != 0).any())
+        slack += _LOST * sum(self.design.shape) * (split_off or bool((residual != 0).any()))  # underflow
         linear = -slope
-        if bool((extra != 0).any()):
+        if split_off:
             # F >= 1/2||y||^2 - 1/2||Xv||^2 + 1/2<e, v^2> + <-X'(y - Xv) - e v, b> + 1/2<s, b^2>.
             bend, bend_error = accurate_sum(extra * v * v)
             constant += 0.5 * bend
             linear = linear - extra * v
-            error = error + design.spread(fit_error) + gamma(3) * (extra * v).abs()
+            error = error + design.spread(fit_error) + gamma(3) * (extra * v).abs() + _LOST * (extra != 0).double()
             norm = float(response.abs() @ fit_error) + 2 * float((fitted.abs() + fit_error) @ fit_error)
-            slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum())
+            slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum()) + _LOST * float(v.abs().sum())
         error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
         constant -= 1.01 * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
@@ -280,7 +276,7 @@ class LeastSquares(Loss):
         size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8)) + UNDERFLOW
         base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
         slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
-        slack += 2.0**-1070 * sum(self.design.shape) * (residual != 0).any(dim=1).double()  # underflow
+        slack += _LOST * sum(self.design.shape) * (residual != 0).any(dim=1).double()  # underflow
         constant = base - 0.5 * square
         error, curvature = design.slope_error(size), self._penalty.double().unsqueeze(0)
         if cells.splits is not None:
@@ -288,12 +284,15 @@ class LeastSquares(Loss):
             curvature = cells.splits
             extra = curvature - self._penalty.double()
             bend = extra * points * points
-            fit = gamma(len(used) + 10) * (points[:, used].abs() @ design.magnitude[used] + response.norm()) * 1.01
+            size = points[:, used].abs() @ design.magnitude[used] + response.norm() + UNDERFLOW
+            fit = 1.01 * gamma(len(used) + 10) * size + _LOST * sum(self.design.shape)
             fitted_size = fitted.norm(dim=1) * (1 + gamma(n + 8)) + fit
             constant = constant + 0.5 * bend.sum(dim=1)
             slack = slack + gamma(points.shape[1] + 6) * bend.abs().sum(dim=1) + 2 * fitted_size * fit
+            slack += _LOST * (sum(self.design.shape) + points.abs().sum(dim=1))
             linear = linear - extra * points
             error = error + fit.unsqueeze(1) * design.magnitude + gamma(4) * (extra * points).abs()
+            error = error + _LOST * (extra != 0).double()
         error = 1.01 * (error + gamma(4) * (linear.abs() + self._penalty.double() * points.abs()))
         constant = constant - 1.01 * slack - gamma(4) * constant.abs()
         return Models(constant, linear, curvature, error)
@@ -333,7 +332,7 @@ class LeastSquares(Loss):
             out[inside] = by_products(self.design.narrowed(inside), response, ridge)
         else:
             out[inside] = by_factors(self.matrix[:, inside], response, ridge)
-        return out.to(self.response)
+        return out.to(self.response).nan_to_num(0.0, 0.0, 0.0)  # a minimiser beyond all numbers
 
     def start(self) -> Tensor:
         """Return the ridge solution on all columns."""

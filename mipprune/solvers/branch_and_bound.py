@@ -121,7 +121,7 @@ class _Search:
         start = torch.where(problem.off, 0.0, parent.relaxed.primal)
         relaxed = relax(reduced, split, start, iterations=self.iterations, cutoff=self.target)
         point, lifted = self.root.loss.lift(relaxed.point, split, problem.on, problem.off)
-        tangent, bound = Tangent.bounded(problem, point, lifted)
+        tangent, bound = Tangent.bounded(problem, point.nan_to_num(0.0, 0.0, 0.0), lifted)  # any point proves something
         if bool((problem.on | problem.off).all()):
             # One support is left. At its best point the slope of the loss keeps every entry where it is, so that the
             # tangent there proves the value of the point itself.

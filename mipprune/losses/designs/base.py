@@ -48,6 +48,11 @@ class Design(ABC):
     def magnitude(self) -> Tensor:
         """Upper bounds (p,) of the norms of the columns, and :data:`UNDERFLOW`; parts that cancel count apart."""
 
+    @property
+    def safe_squares(self) -> Tensor:
+        """Squared norms of the columns for scaling: those that underflow count as small, and not as nothing."""
+        return torch.where(self.magnitude > 0, self.squares.clamp_min(UNDERFLOW * UNDERFLOW), 0.0)
+
     @abstractmethod
     def __matmul__(self, weights: Tensor) -> Tensor:
         """Return ``X w`` for w of shape (p,) or (p, k)."""
@@ -130,9 +135,9 @@ class Design(ABC):
         return torch.cat([self[:, some].mT @ self for some in columns.split(step)])
 
     def norm(self) -> float:
-        """Return the largest eigenvalue of X'X with columns of length 1, from the smaller Gram matrix."""
+        """Return the largest eigenvalue of X'X divided by :attr:`safe_squares`, from the smaller Gram matrix."""
         n, p = self.shape
-        inverse = inverse_root(self.squares)
+        inverse = inverse_root(self.safe_squares)
         small = inverse.unsqueeze(1) * self.gram() * inverse if p <= n else self.outer(inverse.square())
         return float(torch.linalg.eigvalsh(small)[-1]) if min(n, p) else 0.0
 

@@ -29,8 +29,10 @@ def by_factors(design: Tensor, response: Tensor, ridge: Tensor) -> Tensor:
     if design.shape[1] > design.shape[0] and bool((ridge > 0).all()):
         scaled = design / ridge
         system = torch.eye(len(response), dtype=torch.float64, device=design.device) + scaled @ design.mT
-        out: Tensor = scaled.mT @ torch.linalg.solve(system, response)
-        return out
+        dual, info = torch.linalg.solve_ex(system, response)
+        out: Tensor = scaled.mT @ dual
+        if int(info) == 0 and bool(torch.isfinite(out).all()):  # else the ridge is next to nothing
+            return out
     stacked = torch.cat([design, torch.diag(ridge.sqrt())])
     right = torch.cat([response, torch.zeros_like(ridge)])
     solution: Tensor = torch.linalg.lstsq(stacked.cpu(), right.cpu(), driver="gelsd").solution

@@ -200,7 +200,8 @@ class Shifted(Design):
     def _relative(self) -> Tensor:
         count = (self.stored + 8).double() * UNIT_ROUNDOFF
         own = count / (1 - count)
-        return (1 + gamma(8)) * (own * self._parts[0] + gamma(self.shape[0] + 8) * self._parts[1])
+        lost = 16 * _TINY * (self.magnitude > 0).double()  # the products here, too, may underflow
+        return (1 + gamma(8)) * (own * self._parts[0] + gamma(self.shape[0] + 8) * self._parts[1]) + lost
 
     def slope_error(self, sizes: Tensor) -> Tensor:
         """Return bounds (k, p) of the rounding of ``r X`` for k vectors r of these norms (k,), rounded up.
@@ -256,7 +257,7 @@ class Shifted(Design):
         n, p = self.shape
         if min(n, p) <= _EIGEN:
             return super().norm()
-        inverse = inverse_root(self.squares)
+        inverse = inverse_root(self.safe_squares)
         sizes = self._absolute()
         v, bound = torch.ones(n, dtype=torch.float64), math.inf
         for _ in range(20):

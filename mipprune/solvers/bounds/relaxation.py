@@ -15,7 +15,7 @@ from ...core.problem import Problem
 from ...core.separable import Separable
 from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Watch
-from ...errors import InvalidProblem
+from ...errors import CertificateError, InvalidProblem
 from .bundle import maximise_dual, view
 
 __all__ = ["Bounded", "Relaxed", "best_tangent", "certify", "relax"]
@@ -101,7 +101,7 @@ def relax(
     their part, the Frank-Wolfe method with exact line search needs the oracle alone. A loss that few dual
     variables decide is left to the bundle method of :mod:`mipprune.solvers.bounds.bundle`.
     """
-    begin = start.primal if isinstance(start, Relaxed) else start
+    begin = (start.primal if isinstance(start, Relaxed) else start).nan_to_num(0.0, 0.0, 0.0)  # it may have overflowed
     few = view(problem, split)
     if few is not None:
         return _from_dual(problem, few, begin, iterations, cutoff, watch)
@@ -113,6 +113,7 @@ def relax(
     metric, apply = resolvent
     x, z = (begin, step[1])
     dual = start.dual if isinstance(start, Relaxed) and start.dual is not None else torch.zeros_like(begin)
+    dual = dual.nan_to_num(0.0, 0.0, 0.0)
     best_point, best, done = begin, -math.inf, 0
     for done in range(1, iterations + 1):
         w = apply(x - dual)
@@ -151,6 +152,7 @@ def _conditional_gradient(
     first = problem.structure.argmin(
         Separable(constant=0.0, linear=-start, curvature=torch.ones_like(start)) if model is None else model
     ).point.to(start)
+    first = first.nan_to_num(0.0, 0.0, 0.0)
     point, square, shares = first, first * first, (first != 0).to(start.dtype)
     best_point, best, done = point, -math.inf, 0
     while done < iterations:
@@ -236,7 +238,12 @@ def best_tangent(
             work, used.to(like), start, iterations=iterations, cutoff=target, watch=watch, strength=strength
         )
         calls += relaxed.iterations
-        tangent, bound = Tangent.bounded(problem, relaxed.point, split)
+        try:
+            tangent, bound = Tangent.bounded(problem, relaxed.point, split)
+        except CertificateError:
+            if best is None:
+                raise
+            break  # two splits on the boundary, whose combination is rounded beyond it
         if best is None or bound > best.bound:
             best = Bounded(tangent, bound, split, relaxed, calls)
         watch.report(value, best.bound)

@@ -86,6 +86,7 @@ def drive(
     return replace(solution, stop=Stop.USER) if interrupts.came else solution
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # such points are no better than others
 def _begin(problem: Problem, search: Search, start: Tensor | None, resume: Solution | Path | None) -> None:
     """Bring a search to where its work begins."""
     if isinstance(resume, Path):
