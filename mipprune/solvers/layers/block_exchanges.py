@@ -52,8 +52,8 @@ class BlockExchanges(Exchanges):
     ----------
     problem : Problem
         A layer with transposable masks.
-    mask : bool Tensor, shape (out, in)
-        Support of a member of S.
+    point : Tensor, shape (out, in)
+        A member of S.
     value : float
         Of that member.
     watch : Watch
@@ -64,14 +64,15 @@ class BlockExchanges(Exchanges):
     """
 
     def __init__(
-        self, problem: Problem, mask: Tensor, value: float, watch: Watch, *, tolerance: float, exchanges: int
+        self, problem: Problem, point: Tensor, value: float, watch: Watch, *, tolerance: float, exchanges: int
     ) -> None:
         loss, supports = layer_parts(problem)
         assert isinstance(supports, TransposableNofM)
+        mask = problem.structure.mask_of(point)
         if not supports.contains(mask):  # as many entries as lines need, the largest weights first
             large = loss.center.double().square() * loss.diagonal.double()
             mask = supports.keep(torch.where(mask.to(large.device), torch.inf, large))
-        super().__init__(problem, mask, supports.on, supports.off, watch, tolerance)
+        super().__init__(problem, point, mask, supports.on, supports.off, watch, tolerance)
         self.supports, self.value, self.exchanges = supports, value, exchanges
 
     def iterate(self) -> Stop:
@@ -124,10 +125,10 @@ class BlockExchanges(Exchanges):
         self.iterations += int(made.sum())
         changed = (mask != before).any(dim=1)
         gain = torch.where(changed, first - self._values(rows, state), 0.0).unflatten(0, (-1, height)).sum(dim=1)
-        wrong = (gain < 0).repeat_interleave(height)
-        mask[wrong] = before[wrong]
-        self.take(rows, state)
-        gained = self.layer.unit**2 * float(gain.clamp_min(0).sum())
+        right = (gain >= 0).repeat_interleave(height)  # not so what is no number
+        mask[~right] = before[~right]
+        self.take(rows, state, right & state.sound)
+        gained = self.layer.unit**2 * float(torch.where(gain > 0, gain, 0.0).sum())
         if gained > 0:
             self.value -= gained
             self.watch.report(self.value, None)

@@ -121,7 +121,7 @@ class LocalSearch:
         watch.report(first_value, None)
         iterations = 0
         try:
-            run = self._run(problem, problem.structure.mask_of(point), first_value, watch)
+            run = self._run(problem, point, first_value, watch)
             stop = run.iterate()
             iterations, improved = run.iterations, run.point()
         except KeyboardInterrupt:  # once more, or before the search has begun
@@ -141,18 +141,19 @@ class LocalSearch:
         watch.stopped = Stop.USER if first.stop is Stop.USER else None
         return first.point
 
-    def _run(self, problem: Problem, mask: Tensor, value: float, watch: Watch) -> Exchanges:
+    def _run(self, problem: Problem, point: Tensor, value: float, watch: Watch) -> Exchanges:
         groups = row_groups(problem)
         if groups is None:
-            return BlockExchanges(problem, mask, value, watch, tolerance=self.tolerance, exchanges=self.exchanges)
-        return _RowExchanges(self, problem, groups, mask, watch)
+            return BlockExchanges(problem, point, value, watch, tolerance=self.tolerance, exchanges=self.exchanges)
+        return _RowExchanges(self, problem, groups, point, watch)
 
 
 class _RowExchanges(Exchanges):
     """The rows of a layer, with what each would gain or lose by a change of its budget."""
 
-    def __init__(self, solver: LocalSearch, problem: Problem, groups: RowGroups, mask: Tensor, watch: Watch) -> None:
-        super().__init__(problem, mask, groups.on, groups.off, watch, solver.tolerance)
+    def __init__(self, solver: LocalSearch, problem: Problem, groups: RowGroups, point: Tensor, watch: Watch) -> None:
+        mask = problem.structure.mask_of(point)
+        super().__init__(problem, point, mask, groups.on, groups.off, watch, solver.tolerance)
         self.solver, self.groups = solver, groups
         self.offset = layer_parts(problem)[0].offset
         self.depth = solver.depth if groups.whole else 0
@@ -225,7 +226,7 @@ class _RowExchanges(Exchanges):
         # The gradient vanishes on the kept entries, so that the value is what the pruned ones still correlate with.
         self.values[rows] = torch.where(kept, 0.0, center * state.level).sum(dim=1)
         self.mask[rows] = kept
-        self.take(rows, state)
+        self.take(rows, state, state.sound)
         for whole, own in zip(self.trace, trace, strict=True):
             whole[rows] = own
 
