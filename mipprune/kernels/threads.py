@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -27,19 +30,49 @@ def over_rows(
     Notes
     -----
     Own threads rather than numba's parallel loops: two of those at once, from two threads of the caller, abort the
-    process under some of numba's threading layers.
+    process under some of numba's threading layers. The caller works as well, and waits for no helper that has not
+    begun, so that a task may use this function again.
     """
     threads = max(1, min(torch.get_num_threads(), -(-rows // chunk)))
     done = 0
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        while done < rows and go_on():
-            starts = range(done, min(done + 4 * threads * chunk, rows), chunk)
-            futures = [pool.submit(task, first, min(first + chunk, rows)) for first in starts]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:  # an interrupt, or the task's own error: what has not begun need not run
-                pool.shutdown(cancel_futures=True)
-                raise
-            done = min(done + 4 * threads * chunk, rows)
+    while done < rows and go_on():
+        end = min(done + 4 * threads * chunk, rows)
+        _round(task, range(done, end, chunk), end, threads - 1)
+        done = end
     return done
+
+
+def _round(task: Callable[[int, int], None], starts: range, end: int, helpers: int) -> None:
+    """Do one round of calls, with so many helpers."""
+    numbers = itertools.count()  # next() is atomic
+    stopped = False
+
+    def work() -> None:
+        nonlocal stopped
+        try:
+            while not stopped and (number := next(numbers)) < len(starts):
+                task(starts[number], min(starts[number] + starts.step, end))
+        finally:  # where it was an interrupt, or the task's own error, what has not begun need not run
+            stopped = True
+
+    futures: list[Future[None]] = []
+    try:
+        for _ in range(min(helpers, len(starts) - 1)):
+            futures.append(_pool().submit(work))
+        work()
+    finally:
+        stopped = True
+        errors = [future.exception() for future in futures if not future.cancel()]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay: starting them for each call takes longer than many calls do."""
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="mipprune")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads but its own

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 import torch
 
@@ -38,3 +41,46 @@ def test_errors_of_a_task_reach_the_caller():
 
     with pytest.raises(ValueError, match="row 4"):
         over_rows(task, 50, chunk=2)
+
+
+def test_a_task_may_use_threads_again_and_so_may_several_callers():
+    visits = torch.zeros(6, 40, 20)
+
+    def outer(caller, first, last):
+        for own in visits[caller, first:last]:
+            over_rows(lambda start, end, own=own: own[start:end].add_(1), 20, chunk=1)
+
+    def call(number):
+        over_rows(lambda first, last: outer(number, first, last), 40, chunk=1)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    assert bool((visits == 1).all())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    over_rows(lambda first, last: None, 100, chunk=1)
+    pid = os.fork()
+    if pid == 0:
+        visits = torch.zeros(100)
+        over_rows(lambda first, last: visits[first:last].add_(1), 100, chunk=1)
+        os._exit(0 if bool((visits == 1).all()) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_interrupt_of_the_caller_ends_the_work():
+    seen = []
+
+    def task(first, last):
+        seen.append(first)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        over_rows(task, 10_000, chunk=1)
+    assert len(seen) < 10_000
