@@ -138,8 +138,7 @@ class Sparse(Structure):
         """See :meth:`Structure.argmin`."""
         best, decrease, _ = self._best(model.linear, model.curvature)
         selection = self.supports.select(decrease - self._price(model.linear))
-        point = torch.where(selection.mask, best, 0.0).nan_to_num(0.0)  # without curvature the best may be no number
-        bound = self.argmin_bound(model, selection.witness)
+        point, bound = torch.where(selection.mask, best, 0.0), self.argmin_bound(model, selection.witness)
         return Argmin(point, model.constant - selection.value, bound, selection.witness)
 
     def argmin_bound(self, model: Separable, witness: Witness) -> float:

@@ -191,6 +191,8 @@ class Problem:
             if model is None:
                 break
             candidate = inside.argmin(model).point.to(point)
+            if not bool(candidate.isfinite().all()):  # curvature that underflowed
+                break
             value = self.value(candidate)
             if not value < best_value:
                 break
@@ -202,7 +204,7 @@ class Problem:
         point = as_tensor(w, "the point", shape=self.shape)
         majorant = self.loss.majorant(point)
         curvature = torch.ones_like(point) if majorant is None else majorant.curvature.to(point).expand(self.shape)
-        curvature = torch.where(curvature > 0, curvature, torch.ones_like(curvature))
+        curvature = torch.where((curvature > 0) & curvature.isfinite(), curvature, torch.ones_like(curvature))
         nearest = self.structure.argmin(Separable(constant=0.0, linear=-curvature * point, curvature=curvature)).point
         return self.refit(nearest.to(point))
 
