@@ -24,6 +24,7 @@ __all__ = [
     "accurate_total",
     "as_mask",
     "as_tensor",
+    "check_magnitude",
     "digest",
     "exact",
     "gamma",
@@ -38,6 +39,8 @@ UNIT_ROUNDOFF = 2.0**-53
 _ROW = 4096  # entries of a row of a sum, at most
 _PIECE = 1 << 22  # entries that a sum takes at once
 _ROWS = 512  # rows of a matrix that are compared at once
+
+_MOST = 2.0**1018  # sums of a few such numbers are finite
 
 _LARGE = 1 << 16  # entries from which float32 pays off in the heuristics (measured: below it, overheads dominate)
 
@@ -94,6 +97,12 @@ def _read(data: Any, name: str) -> Tensor:
         raise InvalidProblem(
             f"{name} cannot be read as an array of numbers ({error}); pass a tensor or array"
         ) from error
+
+
+def check_magnitude(name: str, size: float | Tensor) -> None:
+    """Refuse data whose values would overflow: where such a sum of squares is beyond 2^1018 (2.8e306) or no number."""
+    if not float(size) <= _MOST:
+        raise InvalidProblem(f"{name} is {float(size):.3g}, at which values overflow; measure it in larger units")
 
 
 def as_mask(data: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Tensor:

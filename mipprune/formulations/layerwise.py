@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -83,14 +84,14 @@ def layerwise(
         raise InvalidProblem(f"weight has shape {(rows, width)}; a layer needs at least one input and one output")
     gram = as_tensor(gram, "gram", shape=(width, width)).to(weight.device)
     gram = require_symmetric(gram, "gram").double()
-    if not damping >= 0:
-        raise InvalidProblem(f"damping is {damping}; it is a fraction of the mean diagonal and must be >= 0")
+    if not 0 <= damping < math.inf:
+        raise InvalidProblem(f"damping is {damping}; it is a fraction of the mean diagonal, finite and >= 0")
     diagonal = gram.diagonal()
     if bool((diagonal < 0).any()):
         raise InvalidProblem("gram has negative diagonal entries, so it is not X'X of any data")
     dead = diagonal == 0
     ridge = damping * float(diagonal.mean())
-    damped = gram + torch.diag(torch.where(dead, 1.0, ridge))
+    damped = gram + torch.diag(torch.full_like(diagonal, ridge).masked_fill(dead, 1.0))
     if not diagonal_split.is_valid(damped, torch.zeros_like(diagonal)):
         raise InvalidProblem(
             f"gram is not positive definite with damping {damping}: use more calibration tokens than inputs ({width}), "

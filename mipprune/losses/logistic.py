@@ -16,6 +16,7 @@ from ..core.loss import Loss
 from ..core.separable import Separable
 from ..errors import CertificateError, InvalidProblem
 from ..kernels import diagonal_split
+from .designs.sizes import check_sizes
 
 __all__ = ["Logistic"]
 
@@ -86,6 +87,7 @@ class Logistic(Loss):
         object.__setattr__(self, "ridge", ridge.to(design).expand(p).clone())
         object.__setattr__(self, "weights", weights.to(design))
         object.__setattr__(self, "offset", offset.to(design).expand(n).clone())
+        check_sizes(design, torch.zeros(0), ridge)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -247,7 +249,8 @@ class _Newton:
         design, self.labels, _, self.weights, self.offset = loss._double()
         self.design, self.base = design[:, inside], base
         self.wide = self.design.shape[1] > self.design.shape[0] and bool((base > 0).all())
-        self.kernel = (self.design / base) @ self.design.mT if self.wide else None
+        kernel = (self.design / base) @ self.design.mT if self.wide else None
+        self.kernel = None if kernel is None or not bool(torch.isfinite(kernel).all()) else kernel
 
     def objective(self, b: Tensor, pull: Tensor) -> float:
         """Return the value at ``b``."""
@@ -256,19 +259,21 @@ class _Newton:
         return float(data + (0.5 * self.base * b * b - pull * b).sum())
 
     def _solve(self, bend: Tensor, slope: Tensor) -> Tensor:
-        if self.kernel is None:
-            system = self.design.mT @ (bend[:, None] * self.design) + torch.diag(self.base)
-            system.diagonal().add_(1e-14 * float(system.diagonal().max().clamp_min(1e-300)))
-            factor, info = torch.linalg.cholesky_ex(system)
-            if int(info) != 0:
-                out: Tensor = torch.linalg.lstsq(system.cpu(), slope[:, None].cpu(), driver="gelsd").solution[:, 0]
-                return out.to(slope)
-            return torch.cholesky_solve(slope[:, None], factor)[:, 0]
-        root = bend.sqrt()
-        small = torch.eye(len(root)).to(root) + root[:, None] * self.kernel * root
-        direct = slope / self.base
-        inner = torch.cholesky_solve((root * (self.design @ direct))[:, None], torch.linalg.cholesky(small))[:, 0]
-        return direct - (self.design.mT @ (root * inner)) / self.base
+        if self.kernel is not None:
+            root = bend.sqrt()
+            small = torch.eye(len(root)).to(root) + root[:, None] * self.kernel * root
+            factor, info = torch.linalg.cholesky_ex(small)
+            if int(info) == 0:  # else the ridge is next to nothing
+                direct = slope / self.base
+                inner = torch.cholesky_solve((root * (self.design @ direct))[:, None], factor)[:, 0]
+                return direct - (self.design.mT @ (root * inner)) / self.base
+        system = self.design.mT @ (bend[:, None] * self.design) + torch.diag(self.base)
+        system.diagonal().add_(1e-14 * float(system.diagonal().max().clamp_min(1e-300)))
+        factor, info = torch.linalg.cholesky_ex(system)
+        if int(info) != 0:
+            out: Tensor = torch.linalg.lstsq(system.cpu(), slope[:, None].cpu(), driver="gelsd").solution[:, 0]
+            return out.to(slope)
+        return torch.cholesky_solve(slope[:, None], factor)[:, 0]
 
     def minimise(self, pull: Tensor, start: Tensor) -> Tensor:
         """Return the minimiser, to the accuracy of float64 where there is one."""

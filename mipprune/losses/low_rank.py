@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, as_tensor, exact, gamma
+from ..core.arrays import accurate_sum, as_tensor, check_magnitude, exact, gamma
 from ..core.dual import Dual
 from ..core.loss import Loss
 from ..core.rational import RationalModel, rational, total
@@ -20,6 +20,7 @@ from .low_rank_dual import LowRankDual
 
 __all__ = ["LowRank"]
 
+_LOST = 2.0**-1070  # more than a few products lose to underflow
 _BLOCK = 1 << 22  # entries of the gradients that are widened to float64 at a time
 
 
@@ -82,6 +83,12 @@ class LowRank(Loss):
         if self.slope is not None:
             slope = as_tensor(self.slope, "slope", shape=(width,)).to(gradients.device)
             object.__setattr__(self, "slope", slope)
+        # float32 gradients need no look: their squares are below 1e78
+        size = float(torch.linalg.vector_norm(gradients)) if gradients.dtype == torch.float64 else 1e39
+        length = float(torch.linalg.vector_norm(center.double()))
+        check_magnitude("the sum of squares of the gradients", size * size)
+        check_magnitude("the ridge", ridge)
+        check_magnitude("the value at zero", max(size, ridge**0.5) * length * max(size, ridge**0.5) * length)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +100,7 @@ class LowRank(Loss):
         """Size of the terms of the value at zero."""
         center = self._center
         fitted = self.times(center)
-        parts = 0.5 * float(fitted.square().sum()) + 0.5 * self.ridge * float(center.square().sum())
+        parts = 0.5 * float(fitted.square().sum()) + 0.5 * float((self.ridge * center * center).sum())
         return max(parts + float((self._slope * center).abs().sum()), 1e-300)
 
     @property
@@ -177,7 +184,8 @@ class LowRank(Loss):
     def value(self, w: Tensor) -> float:
         """See :meth:`Loss.value`."""
         d = w.double() - self._center
-        bend = 0.5 * accurate_sum(self.times(d).square())[0] + 0.5 * self.ridge * accurate_sum(d * d)[0]
+        # the square of a small step underflows where the ridge times it may not
+        bend = 0.5 * accurate_sum(self.times(d).square())[0] + 0.5 * accurate_sum(self.ridge * d * d)[0]
         return bend if self.slope is None else bend + accurate_sum(self._slope * d)[0]
 
     def rounding(self, w: Tensor) -> float:
@@ -192,7 +200,7 @@ class LowRank(Loss):
         error = gamma(width + 4) * fitted[1]
         # |y^2 - fl(y)^2| <= 2 |y| e + e^2 for a computed y within e of the exact one
         bend = float(((fitted[0].abs() + error) * error).sum())
-        rest = 0.5 * self.ridge * float((size * size).sum()) + float((self._slope.abs() * size).sum())
+        rest = 0.5 * float((self.ridge * size * size).sum()) + float((self._slope.abs() * size).sum())
         square = 0.5 * float(fitted[0].square().sum())
         return 1.01 * bend + gamma(width + 8) * rest + gamma(count + 8) * square
 
@@ -205,7 +213,7 @@ class LowRank(Loss):
         """See :meth:`Loss.value_and_gradient`: two passes over X."""
         d = w.double() - self._center
         u = self.times(d)
-        value = 0.5 * float(u.square().sum()) + 0.5 * self.ridge * float(d.square().sum())
+        value = 0.5 * float(u.square().sum()) + 0.5 * float((self.ridge * d * d).sum())
         gradient = self.pull(u) + self.ridge * d + self._slope
         return value + float((self._slope * d).sum()), gradient.to(w)
 
@@ -245,7 +253,7 @@ class LowRank(Loss):
         for part, block in self._blocks():
             linear[part] = block.mT @ u
             size[part] = block.abs().mT @ u.abs()
-        return self._expanded(u, linear + slope, gamma(count + 3) * (size + slope.abs()), chosen, v)
+        return self._expanded(u, linear + slope, gamma(count + 3) * (size + slope.abs()) + count * _LOST, chosen, v)
 
     def _expanded(self, u: Tensor, g: Tensor, g_error: Tensor, split: Tensor, v: Tensor) -> Separable:
         """Multiply out ``-|u|^2/2 + <g, w - c> + r |w - c|^2/2``, with g known up to an error.
@@ -263,6 +271,7 @@ class LowRank(Loss):
         sizes = 0.5 * self.ridge * center * center + (g * center).abs() + 0.5 * (rest * v * v).abs()
         slack = sum_error + square_error + gamma(8) * (float(sizes.sum()) + square)
         slack += float((g_error * center.abs()).sum())
+        slack += _LOST * (width + u.numel())
         constant = total_terms - 0.5 * square
         constant -= 1.01 * (1.0 + gamma(width)) * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=split, linear_error=1.01 * error)
@@ -287,13 +296,14 @@ class LowRank(Loss):
             gram, spread = self.partly(inside, slope)
             system = gram / self.ridge
             system.diagonal().add_(1.0)
-            u = torch.linalg.solve(system, rest - spread / self.ridge)
+            u = torch.linalg.solve_ex(system, rest - spread / self.ridge).result
             found = -(self.pull(u)[inside] + slope) / self.ridge
         else:
             columns = self.gradients.index_select(1, inside).double()
             system = columns.mT @ columns
             system.diagonal().add_(self.ridge)
-            found = torch.linalg.solve(system, -(columns.mT @ rest + slope))
+            found = torch.linalg.solve_ex(system, -(columns.mT @ rest + slope)).result
+        found = found.nan_to_num(0.0, 0.0, 0.0)  # next to no ridge leaves a singular system
         return (self._center + d).index_copy(0, inside, self._center[inside] + found)
 
     def start(self) -> Tensor:

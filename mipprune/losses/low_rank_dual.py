@@ -34,7 +34,8 @@ class LowRankDual(Dual):
         values, vectors = torch.linalg.eigh(self._loss.gram)
         useful = values > 1e-14 * values[-1]
         inverse = torch.where(useful, 1.0 / torch.where(useful, values, 1.0), 0.0)
-        return self._loss.center.double() + self._loss.pull(vectors @ (inverse * (vectors.mT @ u)))
+        step = self._loss.pull(vectors @ (inverse * (vectors.mT @ u)))
+        return self._loss.center.double() + step.nan_to_num(0.0, 0.0, 0.0)  # u may have overflowed; any point will do
 
     def _pull(self, u: Tensor) -> Tensor:
         """``X' u`` in the precision of X: a quarter of the time of a float64 product over float32 gradients."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, as_tensor, exact, gamma, require_symmetric
+from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, as_tensor, check_magnitude, exact, gamma, require_symmetric
 from ..core.loss import Loss, open_entries
 from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
 from ..core.separable import Separable
@@ -83,6 +83,9 @@ class Quadratic(Loss):
             raise InvalidProblem(f"ridge is {self.ridge}; it is the damping contained in gram, so it must be >= 0")
         object.__setattr__(self, "offset", float(self.offset))
         object.__setattr__(self, "ridge", float(self.ridge))
+        if center.numel():
+            trace = torch.diagonal(gram, dim1=-2, dim2=-1).double().sum(dim=-1).max()
+            check_magnitude("trace(H) |center|^2", trace * self.center.double().square().sum())
 
     @classmethod
     def from_linear(

@@ -139,6 +139,8 @@ class Design(ABC):
         n, p = self.shape
         inverse = inverse_root(self.safe_squares)
         small = inverse.unsqueeze(1) * self.gram() * inverse if p <= n else self.outer(inverse.square())
+        if not bool(small.isfinite().all()):
+            return float(p)  # no eigenvalue is above the trace
         return float(torch.linalg.eigvalsh(small)[-1]) if min(n, p) else 0.0
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...errors import InvalidProblem
+from ...core.arrays import check_magnitude
 from .shifted import Shifted
 
 __all__ = ["check_sizes"]
-
-_MOST = 2.0**1018  # sums of three such numbers are finite
 
 
 def check_sizes(design: Tensor | Shifted, response: Tensor, ridge: Tensor) -> None:
@@ -26,20 +24,14 @@ def check_sizes(design: Tensor | Shifted, response: Tensor, ridge: Tensor) -> No
     InvalidProblem
         If the sum of squares of X or y, or the ridge, is beyond 2^1018 (2.8e306).
     """
-    sizes = {
-        "y": _square(response.double()),
-        "X": _square(design),
-        "ridge": float(ridge.max()) if ridge.numel() else 0.0,
-    }
-    for name, size in sizes.items():
-        if not size <= _MOST:
-            what = "the ridge" if name == "ridge" else f"the sum of squares of {name}"
-            raise InvalidProblem(f"{what} is {size:.3g}, at which values overflow; measure {name} in larger units")
+    check_magnitude("the sum of squares of y", _square(response.double()))
+    check_magnitude("the sum of squares of X", _square(design))
+    check_magnitude("the ridge", max(ridge.reshape(-1).tolist(), default=0.0))
 
 
 def _square(values: Tensor | Shifted) -> float:
     if isinstance(values, Shifted):
-        return float(values.squares.sum())
+        return float(values.magnitude.square().sum())  # of B and c apart, since products add them up apart
     if values.dtype != torch.float64:
         return 0.0  # float32 and less is always small enough
     norm = float(torch.linalg.vector_norm(values)) if values.numel() else 0.0

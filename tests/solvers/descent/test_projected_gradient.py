@@ -129,7 +129,8 @@ def test_steps_never_raise_the_value_and_acceleration_pays(supports, device):
     problem = layerwise(weight, gram, supports).to(device=device)
     values = []
     plain = ProjectedGradient.iht(60).solve(problem, progress=lambda _, value, __: values.append(value))
-    assert values == sorted(values, reverse=True) and plain.violation == 0
+    ahead = itertools.pairwise(values)  # at the end the value moves by its rounding
+    assert all(after <= before * (1 + 1e-14) for before, after in ahead) and plain.violation == 0
     full = ProjectedGradient().solve(problem)
     assert full.value <= plain.value
     assert torch.equal(ProjectedGradient().solve(problem).point, full.point)
