@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from .core.arrays import as_tensor
 from .core.problem import Problem
 from .core.solution import Proof, Solution
 from .core.solver import Budget, Progress, Solver
@@ -96,6 +97,8 @@ def solve(
     ------
     Unsupported
         If the solver named does not take the problem, or is no solver.
+    InvalidProblem
+        If the start is not an array of finite numbers of the problem's shape.
 
     Examples
     --------
@@ -106,6 +109,7 @@ def solve(
     'checked'
     """
     budget = budget or Budget()
+    start = None if start is None else as_tensor(start, "start", shape=problem.shape)
     chosen = choose(problem) if solver is None else solver
     if isinstance(chosen, type) or not isinstance(chosen, Solver):
         raise Unsupported(f"{chosen!r} is not a solver; give an object such as mipprune.ADMM() or mipprune.Scip()")

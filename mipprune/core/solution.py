@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
@@ -190,7 +191,7 @@ class Solution:
         ----------
         problem : Problem
         point : Tensor or None
-            A member of S, on any device; ``None`` when there is none.
+            A member of S, on any device; ``None`` when there is none. A point without a finite value counts as none.
         stop : Stop
         certificate : Certificate, optional
             Its bound is evaluated here unless ``bound`` (already evaluated by it) is given.
@@ -209,6 +210,8 @@ class Solution:
         if point is not None:
             wide = exact_tensor(point)  # once: the three would convert it each for itself
             value, violation, rounding = problem.value(wide), problem.violation(wide), problem.rounding(wide)
+            if not math.isfinite(value):  # the objective overflows there: that is no answer
+                point, value, violation, rounding = None, math.inf, 0.0, 0.0
         proof = Proof.NONE
         if certificate is not None:
             bound, proof = (certificate.bound(problem) if bound is None else bound), Proof.CHECKED
@@ -289,8 +292,8 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
     Notes
     -----
     Agreement is asked for up to the rounding of a float64 evaluation: twice the loss's own bound for the value, and
-    ``1e-10`` of the size of the terms for the bound (another machine may sum in another order). The bound that is
-    returned is the recomputed one; evaluated exactly it may be anywhere above the stored one.
+    ``1e-10`` of the size of the terms and of the bound for the bound (another machine may sum in another order). The
+    bound that is returned is the recomputed one; evaluated exactly it may be anywhere above the stored one.
     """
     if solution.fingerprint != problem.fingerprint:
         raise CertificateError(
@@ -313,8 +316,9 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
             raise CertificateError(f"rounding: stored {solution.rounding!r}, recomputed {rounding!r}")
     bound: float | None = solution.bound if solution.proof is Proof.CLAIMED else None
     if solution.certificate is not None:
-        bound = _recomputed_bound(problem, solution.certificate, exact)
-        if not _agrees(solution.bound, bound, tolerance, below=exact):
+        bound = _recomputed_bound(problem, solution.certificate, exact and solution.bound != math.inf)  # inf: empty
+        nearly = tolerance + 1e-10 * abs(bound) if math.isfinite(bound) else 0.0
+        if not _agrees(solution.bound, bound, nearly, below=exact):
             raise CertificateError(f"bound: stored {solution.bound!r}, the certificate proves {bound!r}")
         if not bound <= value + tolerance:
             raise CertificateError(
@@ -350,5 +354,8 @@ def _recomputed_bound(problem: Problem, certificate: Certificate, exact: bool) -
         raise CertificateError(
             f"certificate: it cannot be evaluated for this problem ({type(error).__name__}: {error})"
         ) from error
-    bound = float(rational)  # correctly rounded; step down when that went up
+    try:
+        bound = float(rational)  # correctly rounded; step down when that went up
+    except OverflowError:
+        return sys.float_info.max if rational > 0 else -math.inf
     return bound if Fraction(bound) <= rational else math.nextafter(bound, -math.inf)

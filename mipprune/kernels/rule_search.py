@@ -83,7 +83,9 @@ class SupportState:
             return
         products = torch.stack([self._column(j) for j in self.chosen], dim=1)
         system = products[index] + torch.diag(self.ridge[index])
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        factor, failed = torch.linalg.cholesky_ex(system)
+        singular = int(failed) > 0  # alike columns and next to no ridge
+        self.inverse = torch.linalg.pinv(system, hermitian=True) if singular else torch.cholesky_inverse(factor)
         self.weights = self.inverse @ self.slope[index]
         self.table = products @ self.inverse
         self.level = self.slope - products @ self.weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ..core.arrays import exact
@@ -31,6 +33,8 @@ def first_point(problem: Problem, start: Tensor | None, watch: Watch) -> Tensor:
         A heuristic gets a tenth of the time that is left.
     """
     point = problem.repair(problem.loss.start() if start is None else exact(start))
+    if start is not None and not math.isfinite(problem.value(point)):  # so far out that nothing compares with it
+        point = problem.repair(problem.loss.start())
     if start is not None or problem.on is not None:
         return point
     for heuristic in _HEURISTICS:

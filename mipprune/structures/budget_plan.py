@@ -42,7 +42,9 @@ def units(
         everything = sum((cost * int(size) for cost, size in zip(exact, sizes, strict=True)), Fraction(0))
         scale = Fraction(math.lcm(*(cost.denominator for cost in exact)) if exact else 1)
         if scale > _DECIMALS or everything * scale >= 2**_BITS:
-            shift = math.floor(math.log2(2**_BITS / max(float(everything), 1e-300)))
+            size = everything.numerator.bit_length() - everything.denominator.bit_length() + 1
+            usual = abs(size) < 900  # else float64 has no room for the ratio
+            shift = math.floor(math.log2(2**_BITS / max(float(everything), 1e-300))) if usual else _BITS - size
             scale = Fraction(2) ** min(shift, 1000)
         whole_costs[r] = [math.ceil(cost * scale) for cost in exact]
         total = int(whole_costs[r] @ sizes)

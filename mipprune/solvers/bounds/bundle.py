@@ -112,12 +112,16 @@ def maximise_dual(
     target = dual.of(begin) if bundle.point is None else bundle.point
     for _ in range(iterations):
         if bundle.pieces:
-            peak = maximise_least(
-                torch.stack([piece.hessian for piece in bundle.pieces]),
-                torch.stack([piece.linear for piece in bundle.pieces]),
-                torch.tensor([piece.constant for piece in bundle.pieces], dtype=torch.float64).to(target),
-                bundle.mixture,
-            )
+            try:
+                peak = maximise_least(
+                    torch.stack([piece.hessian for piece in bundle.pieces]),
+                    torch.stack([piece.linear for piece in bundle.pieces]),
+                    torch.tensor([piece.constant for piece in bundle.pieces], dtype=torch.float64).to(target),
+                    bundle.mixture,
+                )
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # the pieces have no digits left
+                bundle.point = target if bundle.point is None else bundle.point
+                break
             bundle.mixture, bundle.ceiling = peak.shares, min(bundle.ceiling, peak.value)
             left = bundle.ceiling - bundle.bound
             if bundle.point is not None and left <= max(
@@ -147,7 +151,11 @@ def _add(bundle: Bundle, dual: Dual, mask: Tensor, price: float) -> None:
     """Add the piece of a mask, and see whether the mask is the best one so far."""
     piece = dual.piece(mask)
     piece = piece._replace(constant=piece.constant + price)
-    value = piece.constant + 0.5 * float(piece.linear @ torch.linalg.solve(piece.hessian, piece.linear))
+    found, failed = torch.linalg.solve_ex(piece.hessian, piece.linear)
+    value = piece.constant + 0.5 * float(piece.linear @ found)
+    if int(failed) or not math.isfinite(value):  # next to no ridge: the mask is a candidate, the piece is of no use
+        bundle.mask = mask if bundle.mask is None else bundle.mask
+        return
     if value < bundle.value:
         bundle.mask, bundle.value = mask, value
     bundle.pieces.append(piece)

@@ -149,6 +149,7 @@ def _conditional_gradient(
 ) -> Relaxed:
     """Frank-Wolfe on min F(w) - 1/2<s,w^2> + 1/2<s,q> over the hull of (w, w^2), w in S; every step yields a bound."""
     model = problem.loss.majorant(start)
+    model = model if model is not None and bool(model.linear.isfinite().all()) else None  # it may overflow
     first = problem.structure.argmin(
         Separable(constant=0.0, linear=-start, curvature=torch.ones_like(start)) if model is None else model
     ).point.to(start)
@@ -164,6 +165,8 @@ def _conditional_gradient(
         if best > cutoff or (watch is not None and watch.due() is not None):
             break
         linear = gradient - split * point
+        if not bool(linear.isfinite().all()):
+            break
         vertex = problem.structure.argmin(Separable(constant=0.0, linear=linear, curvature=split)).point.to(start)
         toward, toward_square = vertex - point, vertex * vertex - square
         slope = float((linear * toward).sum() + 0.5 * (split * toward_square).sum())

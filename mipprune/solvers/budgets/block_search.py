@@ -178,7 +178,11 @@ class _Run:
         hessian.diagonal().add_(ridge)
         others = self.image - columns @ (self.w[block] - center)
         slope = columns.mT @ others + self.slope[block]
-        middle = center - torch.linalg.solve(hessian, slope)
+        step, failed = torch.linalg.solve_ex(hessian, slope)
+        self.tried[block] = True
+        if int(failed) or not bool(torch.isfinite(step).all()):  # next to no ridge
+            return
+        middle = center - step
         scale = torch.ones_like(center) if self.weights else center  # w = scale * z
         now = self.w[block] / scale
         away = self.w[block] - middle
@@ -187,7 +191,6 @@ class _Run:
         problem = Problem(loss, Sparse(family) if self.weights else Masks(family), "block")
         limit = Budget(seconds=max(seconds, 1e-3), gap=1e-6)
         found = solver.solve(problem, budget=limit, start=now.unsqueeze(0).cpu()).point
-        self.tried[block] = True
         if found is None or not problem.value(found) < problem.value(now.unsqueeze(0)) - 1e-12 * abs(self.value):
             return
         before = self.w, self.mask, self.value, self.image

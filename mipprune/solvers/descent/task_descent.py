@@ -263,8 +263,10 @@ class _Run:
         kept = self.chosen[self.unit_of].nonzero().ravel()
         w = torch.zeros(len(self.unit_of), dtype=torch.float64)
         if len(kept):
-            factor = torch.linalg.cholesky(self.hessian[kept][:, kept])
-            w[kept] = torch.cholesky_solve(self.pull[kept].unsqueeze(1), factor).squeeze(1)
+            system, right = self.hessian[kept][:, kept], self.pull[kept].unsqueeze(1)
+            factor, failed = torch.linalg.cholesky_ex(system)
+            far = torch.linalg.lstsq(system, right, driver="gelsd").solution if int(failed) else None
+            w[kept] = (torch.cholesky_solve(right, factor) if far is None else far).squeeze(1)
         value = self.constant - 0.5 * float(self.pull @ w) + self._price(self.chosen)
         self.w, self.value = w, value
 
@@ -369,7 +371,9 @@ class _Run:
         residual, reached = self.pull, None
         loss = self.constant
         if len(kept):
-            factor = torch.linalg.cholesky(self.hessian[kept][:, kept])
+            factor, failed = torch.linalg.cholesky_ex(self.hessian[kept][:, kept])
+            if int(failed):  # next to no ridge
+                return False
             reached = torch.linalg.solve_triangular(factor, self.hessian[kept], upper=False)
             half = torch.linalg.solve_triangular(factor, self.pull[kept].unsqueeze(1), upper=False).squeeze(1)
             residual = self.pull - reached.mT @ half
@@ -382,7 +386,7 @@ class _Run:
                 columns = reached[:, entries].permute(1, 0, 2)
                 schur = schur - columns.mT @ columns
             right = residual[entries]
-            gain = 0.5 * (right * torch.linalg.solve(schur, right)).sum(dim=1)
+            gain = 0.5 * (right * torch.linalg.solve_ex(schur, right).result).sum(dim=1)
             added = self._step(chosen, candidates[rows].reshape(-1)).reshape(len(rows), -1).sum(dim=1)
             values = loss + price - gain + added
             place = int(values.argmin())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...core.canonical import Canonical, to_scip
 from ...core.problem import Problem
 from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Watch, accept
-from ...errors import InvalidProblem, SolverFailure
+from ...errors import InvalidProblem, MippruneError, SolverFailure
 from .model import (
     CONE_TOLERANCE,
     Incumbent,
@@ -167,9 +168,10 @@ class Scip:
         if incumbent.closed:
             return Outcome(Stop.GAP, setup_seconds=watch.seconds), 0.0
         instance = Instance.of(problem, member, self.strength, bounded.split if bounded else None)
-        model, variables = to_scip(instance.canonical)
-        self._configure(model, watch, incumbent.value)
-        _warm_start(model, variables, instance)
+        with _in_own_words():
+            model, variables = to_scip(instance.canonical)
+            self._configure(model, watch, incumbent.value)
+            _warm_start(model, variables, instance)
         handler = _listen(model, variables, instance, incumbent)
         setup = watch.seconds
         if watch.due() is None:
@@ -243,14 +245,22 @@ def _values(model: Any, solution: Any, variables: list[Any]) -> np.ndarray[Any, 
     return np.array([model.getSolVal(solution, variable) for variable in variables])
 
 
-def _optimise(model: Any, threads: int) -> None:
+@contextlib.contextmanager
+def _in_own_words() -> Iterator[None]:
     try:
+        yield
+    except MippruneError:
+        raise
+    except Exception as error:  # PySCIPOpt raises bare exceptions with SCIP's words
+        raise SolverFailure(f"SCIP failed: {error}") from error
+
+
+def _optimise(model: Any, threads: int) -> None:
+    with _in_own_words():
         if threads == 1:
             model.optimize()
         else:
             model.solveConcurrent()
-    except Exception as error:  # PySCIPOpt raises bare exceptions with SCIP's words
-        raise SolverFailure(f"SCIP failed: {error}") from error
 
 
 def _warm_start(model: Any, variables: list[Any], instance: Instance) -> None:
