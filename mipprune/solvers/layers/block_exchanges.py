@@ -32,7 +32,7 @@ def reason_against_blocks(problem: Problem) -> str | None:
         )
     rows, width = problem.shape
     height = min(rows, supports.m)
-    entries = height * width * _blocks(supports, height).slots(width)
+    entries = _entries(_blocks(supports, height), width)
     if entries > _GROUP_ENTRIES:
         return (
             f"exchanges between {height} rows of {width} inputs hold tables of {entries / (1 << 27):.0f} GiB, and the "
@@ -43,6 +43,11 @@ def reason_against_blocks(problem: Problem) -> str | None:
 
 def _blocks(supports: TransposableNofM, height: int) -> Blocks:
     return Blocks(supports.n, supports.m, height, supports.at_most)
+
+
+def _entries(blocks: Blocks, width: int) -> int:
+    """Return how many numbers the search of one group holds: tables, and the change by every exchange."""
+    return blocks.height * width * (blocks.slots(width) + blocks.size + 1)
 
 
 class BlockExchanges(Exchanges):
@@ -95,8 +100,7 @@ class BlockExchanges(Exchanges):
         """Return how many groups of so many rows are searched together."""
         if self.watch.budget.iterations is not None:
             return 1
-        width = self.mask.shape[1]
-        entries = max(height * width * _blocks(self.supports, height).slots(width), 1)
+        entries = max(_entries(_blocks(self.supports, height), self.mask.shape[1]), 1)
         most = _TABLE_ENTRIES // entries
         if self.mask.device.type == "cpu":
             most = min(most, max(_SHORT_ENTRIES // entries, 4 * torch.get_num_threads()))

@@ -163,9 +163,9 @@ def test_how_groups_are_put_together_does_not_matter(monkeypatch):
 
 def test_groups_beyond_memory_are_refused(monkeypatch):
     problem = layer((40, 32), TransposableNofM(4, 8))
-    monkeypatch.setattr(block_exchanges, "_GROUP_ENTRIES", 8 * 32 * 16 - 1)
+    monkeypatch.setattr(block_exchanges, "_GROUP_ENTRIES", 8 * 32 * 25 - 1)
     assert "ADMM" in LocalSearch().rejects(problem)
-    monkeypatch.setattr(block_exchanges, "_GROUP_ENTRIES", 8 * 32 * 16)
+    monkeypatch.setattr(block_exchanges, "_GROUP_ENTRIES", 8 * 32 * 25)
     assert LocalSearch().rejects(problem) is None
 
 
