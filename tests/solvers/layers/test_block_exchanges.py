@@ -20,6 +20,7 @@ from mipprune import (
 from mipprune.formulations import layerwise
 from mipprune.kernels import block_swaps
 from mipprune.solvers.layers import block_exchanges
+from mipprune.testing import check_solver
 from tests.kernels.test_block_swaps import neighbours
 from tests.layers import make_layer
 
@@ -228,6 +229,13 @@ def test_an_interrupt_before_the_search_returns_the_start(monkeypatch):
     monkeypatch.setattr(LocalSearch, "_run", interrupted)
     solution = LocalSearch().solve(problem)
     assert solution.stop is Stop.USER and solution.violation == 0
+
+
+@pytest.mark.parametrize("sense", SENSES)
+def test_it_keeps_what_solvers_promise(sense):
+    problem = layer((7, 10), TransposableNofM(2, 4, sense))
+    solution = check_solver(LocalSearch(), problem)
+    assert solution is not None and solution.status is Status.FEASIBLE
 
 
 def test_single_precision_is_searched_in_double():
