@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 
 import mipprune as mp
 from mipprune import formulations
+from mipprune.core.arrays import accurate_total
+from mipprune.core.rational import round_up
 from mipprune.errors import InvalidProblem, MippruneError, SolverFailure
 from mipprune.losses import LowRank, Quadratic
 
@@ -178,3 +182,22 @@ def test_what_scip_refuses_is_a_failure_of_scip() -> None:
         mp.check(problem, mp.solve(problem, mp.Scip(), budget=mp.Budget(seconds=2)))
     except MippruneError as error:
         assert isinstance(error, SolverFailure) and "SCIP" in str(error)
+
+
+@pytest.mark.parametrize("number", [1e251, 1e-251])
+def test_variances_whose_squares_overflow_are_refused(number: float) -> None:
+    with pytest.raises(InvalidProblem, match="variance"):
+        formulations.graphical_model(number * torch.eye(3).double(), l0=0.1, l2=0.1, covariance=True, standardize=False)
+
+
+def test_a_loss_that_is_flat_far_out_has_a_bound() -> None:
+    """There the relaxation's point is infinite, and its bound is a number."""
+    labels = np.arange(6) % 2
+    design = 7e145 * np.stack([labels, 1.0 - labels], axis=1)
+    problem = formulations.rule_selection(design, labels, loss="logistic", gamma=1e-300, count=2)
+    mp.check(problem, mp.solve(problem, mp.BranchAndBound(), budget=mp.Budget(nodes=20)))
+
+
+def test_sums_beyond_float64_are_infinite() -> None:
+    assert accurate_total(torch.full((3, 1), 1e308, dtype=torch.float64)) == math.inf
+    assert round_up(Fraction(10) ** 400) == math.inf and round_up(-(Fraction(10) ** 400)) == -sys.float_info.max

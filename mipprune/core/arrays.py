@@ -164,7 +164,7 @@ def accurate_sum(terms: Tensor) -> tuple[float, float]:
     sizes: list[float] = []
     for rows in _rows(terms):
         sizes += rows.abs().sum(dim=1).tolist()  # piece by piece: no second array of the size of the terms
-    magnitude = math.fsum(sizes) * (1.0 + gamma(width))
+    magnitude = _added(sizes) * (1.0 + gamma(width))
     return accurate_total(terms), gamma(width + 1) * magnitude
 
 
@@ -173,7 +173,14 @@ def accurate_total(terms: Tensor) -> float:
     sums: list[float] = []
     for rows in _rows(exact(terms)):
         sums += rows.sum(dim=1).tolist()
-    return math.fsum(sums)
+    return _added(sums)
+
+
+def _added(numbers: list[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # partial sums that overflow, or infinities of both signs
+        return sum(numbers)
 
 
 def sum_error(length: int, size: float) -> float:

@@ -7,6 +7,7 @@ comparisons, so for small data they can be evaluated with no rounding at all.
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -117,7 +118,10 @@ def is_positive_semidefinite(matrix: ExactArray) -> bool:
 
 def round_up(value: Fraction) -> float:
     """Return the smallest float64 that is not below ``value``."""
-    nearest = float(value)
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -sys.float_info.max
     return nearest if nearest >= value else math.nextafter(nearest, math.inf)
 
 

@@ -316,7 +316,7 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
             raise CertificateError(f"rounding: stored {solution.rounding!r}, recomputed {rounding!r}")
     bound: float | None = solution.bound if solution.proof is Proof.CLAIMED else None
     if solution.certificate is not None:
-        bound = _recomputed_bound(problem, solution.certificate, exact and solution.bound != math.inf)  # inf: empty
+        bound = _recomputed_bound(problem, solution.certificate, exact and math.isfinite(solution.bound or 0.0))
         nearly = tolerance + 1e-10 * abs(bound) if math.isfinite(bound) else 0.0
         if not _agrees(solution.bound, bound, nearly, below=exact):
             raise CertificateError(f"bound: stored {solution.bound!r}, the certificate proves {bound!r}")

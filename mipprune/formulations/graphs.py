@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.adapters import Sparse
-from ..core.arrays import as_tensor, require_symmetric
+from ..core.arrays import as_tensor, check_magnitude, require_symmetric
 from ..core.problem import Problem
 from ..errors import InvalidProblem, SolverFailure
 from ..losses.pseudo_likelihood import PseudoLikelihood
@@ -161,6 +161,11 @@ def graphical_model(
     else:
         matrix, _ = covariance_of(data, standardize=standardize)
         singular = len(data) <= matrix.shape[0]
+    for what, sizes in (
+        ("the largest variance", matrix.diagonal()),
+        ("1 / the smallest variance", 1.0 / matrix.diagonal()),
+    ):
+        check_magnitude(f"the square of {what}", sizes.max().square())
     ridge = as_tensor(l2, "l2").double()
     price = as_tensor(l0, "l0").double()
     size = matrix.shape[0] * (matrix.shape[0] - 1) // 2

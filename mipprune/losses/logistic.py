@@ -209,7 +209,7 @@ class Logistic(Loss):
         if inside.numel():
             begin = torch.zeros_like(ridge[inside]) if start is None else start.to(out)[inside]
             out[inside] = _Newton(self, inside, ridge[inside]).minimise(torch.zeros_like(ridge[inside]), begin)
-        return out.to(self.design)
+        return out.to(self.design).nan_to_num(0.0, 0.0, 0.0)  # a minimiser beyond all numbers
 
     def level_box(self, value: float) -> tuple[Tensor, Tensor] | None:
         """See :meth:`Loss.level_box`, from the ridge."""

@@ -84,7 +84,7 @@ class _Search:
         if node.relaxed is None:
             return
         shares = node.relaxed.shares + 1e-6 * node.relaxed.primal.abs() / (1e-300 + node.relaxed.primal.abs().max())
-        mask = node.problem.structure.argmin(_keep_model(shares)).point != 0
+        mask = node.problem.structure.argmin(_keep_model(shares.nan_to_num(0.0, 0.0, 0.0))).point != 0
         candidate = self.root.loss.minimise_on(mask, start=node.relaxed.primal)
         candidate = torch.where(mask, candidate, torch.zeros_like(candidate))
         if self.root.structure.violation(candidate) == 0:

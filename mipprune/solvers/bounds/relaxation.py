@@ -241,12 +241,14 @@ def best_tangent(
             work, used.to(like), start, iterations=iterations, cutoff=target, watch=watch, strength=strength
         )
         calls += relaxed.iterations
+        reached = relaxed.point.nan_to_num(0.0, 0.0, 0.0)  # it may lie beyond all numbers, where the loss is flat
         try:
-            tangent, bound = Tangent.bounded(problem, relaxed.point, split)
+            tangent, bound = Tangent.bounded(problem, reached, split)
         except CertificateError:
-            if best is None:
-                raise
-            break  # two splits on the boundary, whose combination is rounded beyond it
+            if best is not None:
+                break  # two splits on the boundary, whose combination is rounded beyond it
+            split = None if split is None else torch.zeros_like(split)  # the loss's own has no digits left
+            tangent, bound = Tangent.bounded(problem, reached, split)
         if best is None or bound > best.bound:
             best = Bounded(tangent, bound, split, relaxed, calls)
         watch.report(value, best.bound)

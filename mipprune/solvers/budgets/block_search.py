@@ -13,7 +13,7 @@ from ...core.problem import Problem
 from ...core.solution import Solution, Stop
 from ...core.solver import Budget, Progress, Solver, Watch, accept
 from ...core.structure import Supports
-from ...errors import InvalidProblem
+from ...errors import CertificateError, InvalidProblem
 from ...losses.low_rank import LowRank
 from ...losses.quadratic import Quadratic
 from ...structures.budgets import Budgets
@@ -190,7 +190,10 @@ class _Run:
         loss = Quadratic((0.5 * scale.unsqueeze(1) * hessian * scale).cpu(), (middle / scale).unsqueeze(0).cpu(), rest)
         problem = Problem(loss, Sparse(family) if self.weights else Masks(family), "block")
         limit = Budget(seconds=max(seconds, 1e-3), gap=1e-6)
-        found = solver.solve(problem, budget=limit, start=now.unsqueeze(0).cpu()).point
+        try:
+            found = solver.solve(problem, budget=limit, start=now.unsqueeze(0).cpu()).point
+        except CertificateError:  # the block's Hessian is not positive definite in float64
+            return
         if found is None or not problem.value(found) < problem.value(now.unsqueeze(0)) - 1e-12 * abs(self.value):
             return
         before = self.w, self.mask, self.value, self.image

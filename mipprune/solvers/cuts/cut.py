@@ -19,6 +19,7 @@ from ...core.adapters import Sparse
 from ...core.arrays import digest
 from ...core.problem import Problem
 from ...losses import LeastSquares
+from ...losses.designs.refit import by_factors
 from ...losses.logistic import Logistic
 
 __all__ = ["Cut", "CutPool", "cut_reason"]
@@ -113,11 +114,14 @@ class CutPool:
         n, s = columns.shape
         if s > n:
             scaled = columns / ridge
-            factor = torch.linalg.cholesky(torch.eye(n, dtype=torch.float64) + scaled @ columns.mT)
+            factor, failed = torch.linalg.cholesky_ex(torch.eye(n, dtype=torch.float64) + scaled @ columns.mT)
             dual = torch.cholesky_solve(response.unsqueeze(1), factor).squeeze(1)
-            return scaled.mT @ dual
+            if not int(failed):
+                return scaled.mT @ dual
         gram = columns.mT @ columns if self.gram is None else self.gram[used][:, used]
-        factor = torch.linalg.cholesky(gram + torch.diag(ridge))
+        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(ridge))
+        if int(failed):  # alike columns and next to no ridge
+            return by_factors(columns, response, ridge).nan_to_num(0.0, 0.0, 0.0)
         return torch.cholesky_solve((columns.mT @ response).unsqueeze(1), factor).squeeze(1)
 
     def cut_at(self, point: Tensor) -> Cut:
