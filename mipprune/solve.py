@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from torch import Tensor
@@ -85,7 +86,7 @@ def solve(
     budget : Budget, optional
         Limits; the default asks for a relative gap of 1e-4 without any limit.
     start : Tensor, shape of the problem, optional
-        A point to start from.
+        A point to start from; one at which the objective overflows is left aside.
     progress : callable, optional
         Receives (seconds, value, bound); returning ``True`` stops the run.
 
@@ -110,6 +111,8 @@ def solve(
     """
     budget = budget or Budget()
     start = None if start is None else as_tensor(start, "start", shape=problem.shape)
+    if start is not None and not math.isfinite(problem.value(start)):
+        start = None  # so far out that nothing compares with it
     chosen = choose(problem) if solver is None else solver
     if isinstance(chosen, type) or not isinstance(chosen, Solver):
         raise Unsupported(f"{chosen!r} is not a solver; give an object such as mipprune.ADMM() or mipprune.Scip()")
