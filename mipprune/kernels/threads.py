@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -31,7 +32,7 @@ def over_rows(
     -----
     Own threads rather than numba's parallel loops: two of those at once, from two threads of the caller, abort the
     process under some of numba's threading layers. The caller works as well, and waits for no helper that has not
-    begun, so that a task may use this function again.
+    begun, so that a task may use this function again. When it returns or raises, no call is under way.
     """
     threads = max(1, min(torch.get_num_threads(), -(-rows // chunk)))
     done = 0
@@ -45,7 +46,9 @@ def over_rows(
 def _round(task: Callable[[int, int], None], starts: range, end: int, helpers: int) -> None:
     """Do one round of calls, with so many helpers."""
     numbers = itertools.count()  # next() is atomic
-    stopped = False
+    stopped, helping = False, 0
+    changed = threading.Condition()
+    errors: list[BaseException] = []
 
     def work() -> None:
         nonlocal stopped
@@ -55,17 +58,46 @@ def _round(task: Callable[[int, int], None], starts: range, end: int, helpers: i
         finally:  # where it was an interrupt, or the task's own error, what has not begun need not run
             stopped = True
 
-    futures: list[Future[None]] = []
+    def assist() -> None:
+        nonlocal helping
+        with changed:
+            if stopped:
+                return
+            helping += 1
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        with changed:
+            helping -= 1
+            changed.notify()
+
     try:
         for _ in range(min(helpers, len(starts) - 1)):
-            futures.append(_pool().submit(work))
+            try:
+                _pool().submit(assist)
+            except RuntimeError:  # the interpreter is about to end, or has no more threads to give
+                break
         work()
     finally:
         stopped = True
-        errors = [future.exception() for future in futures if not future.cancel()]
-    for error in errors:
-        if error is not None:
-            raise error
+        _await(changed, lambda: helping == 0)
+    if errors:
+        raise errors[0]
+
+
+def _await(changed: threading.Condition, done: Callable[[], bool]) -> None:
+    """Wait, and hold interrupts until then: tasks under way write into arrays that the caller will look at."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            with changed:
+                changed.wait_for(done)
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 @cache

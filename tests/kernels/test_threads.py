@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
 
+from mipprune.kernels import threads
 from mipprune.kernels.threads import over_rows
 
 
@@ -84,3 +87,34 @@ def test_an_interrupt_of_the_caller_ends_the_work():
     with pytest.raises(KeyboardInterrupt):
         over_rows(task, 10_000, chunk=1)
     assert len(seen) < 10_000
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal") or os.name == "nt", reason="signals are sent otherwise here")
+def test_an_interrupt_while_helpers_work_waits_for_them(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    begun, ended = threading.Event(), []
+    main = threading.main_thread()
+
+    def task(first, last):
+        if threading.current_thread() is main:
+            assert begun.wait(timeout=60)
+            return
+        begun.set()
+        time.sleep(0.05)  # by now the caller waits
+        signal.pthread_kill(main.ident, signal.SIGINT)
+        time.sleep(0.1)
+        ended.append(first)
+
+    with pytest.raises(KeyboardInterrupt):
+        over_rows(task, 2, chunk=1)
+    assert len(ended) == 1
+
+
+def test_the_caller_works_alone_where_threads_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    pool = threads.ThreadPoolExecutor(max_workers=1)
+    pool.shutdown()  # as when the interpreter ends
+    monkeypatch.setattr(threads, "_pool", lambda: pool)
+    visits = torch.zeros(100)
+    assert over_rows(lambda first, last: visits[first:last].add_(1), 100, chunk=1) == 100
+    assert bool((visits == 1).all())
