@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 __all__ = ["compiled_if_possible", "has_numba"]
@@ -27,5 +30,21 @@ def compiled_if_possible(**options: Any) -> Callable[[Any], Any]:
         return lambda function: function
     from numba import njit
 
-    decorate: Callable[[Any], Any] = njit(cache=True, nogil=True, error_model="numpy", **options)
+    compiled = njit(cache=True, nogil=True, error_model="numpy", **options)
+
+    def decorate(function: Any) -> Any:
+        dispatcher = compiled(function)
+        # The cache knows when a function's own file has changed, and nothing of those it calls, which are inlined.
+        file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+        if hasattr(file, "_source_stamp"):
+            file._source_stamp = (file._source_stamp, _sources())
+        return dispatcher
+
     return decorate
+
+
+@cache
+def _sources() -> str:
+    """Digest of all kernels."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).hexdigest()
