@@ -59,9 +59,8 @@ def entropic(scores: Tensor, count: int, *, temperature: float, iterations: int)
 
 
 def _entropic(scores: Tensor, count: int, temperature: float, iterations: int) -> Entropic:
-    largest = scores.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(scores.dtype).tiny)
-    tau = (temperature / largest).reshape(-1, 1, 1)
-    x = scores * tau
+    largest = scores.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+    x = scores / largest * temperature  # one after the other: temperature / largest may overflow
     correction = torch.zeros_like(x)
     rows, columns = torch.zeros_like(x[:, :, :1]), torch.zeros_like(x[:, :1, :])
     target = math.log(count)
@@ -73,7 +72,8 @@ def _entropic(scores: Tensor, count: int, temperature: float, iterations: int) -
         moved = x + correction
         x = moved.clamp_max(0.0)
         correction = moved - x
-    return Entropic(x.exp(), (rows / tau).squeeze(2), (columns / tau).squeeze(1))
+    scale = largest / temperature
+    return Entropic(x.exp(), (rows * scale).squeeze(2), (columns * scale).squeeze(1))
 
 
 def row_then_column(scores: Tensor, count: int) -> Tensor:

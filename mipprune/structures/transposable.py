@@ -14,7 +14,7 @@ from ..core.arrays import UNIT_ROUNDOFF, accurate_sum, exact, gamma
 from ..core.structure import Selection, Supports, Witness
 from ..errors import CertificateError, InvalidProblem
 from ..kernels.transport import Rest, Transport, solve_blocks
-from .partition import check_count
+from .partition import check_count, check_fixings, restricted
 
 __all__ = ["TransposableNofM"]
 
@@ -86,9 +86,7 @@ class TransposableNofM(Supports):
         """See :meth:`Supports.check_shape`."""
         if len(shape) != 2:
             raise InvalidProblem(f"transposable masks need a matrix; the array has shape {shape}")
-        for fixed in (self.on, self.off):
-            if fixed is not None and tuple(fixed.shape) != tuple(shape):
-                raise InvalidProblem(f"entries of shape {tuple(fixed.shape)} are fixed; the array has shape {shape}")
+        check_fixings(self.on, self.off, tuple(shape))
 
     def window(self) -> int:
         """See :meth:`Supports.window`: a column of blocks."""
@@ -334,9 +332,7 @@ class TransposableNofM(Supports):
 
     def restrict(self, on: Tensor, off: Tensor) -> Self:
         """See :meth:`Supports.restrict`."""
-        on = on if self.on is None else on | self.on.to(on.device)
-        off = off if self.off is None else off | self.off.to(off.device)
-        return replace(self, on=on, off=off)
+        return restricted(self, on, off)
 
     def propagate(self, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Supports.propagate`: full lines keep nothing else, and exact ones what they still need."""

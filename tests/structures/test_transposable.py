@@ -303,7 +303,7 @@ def test_bad_arguments_and_data() -> None:
     none = torch.zeros(4, 4, dtype=torch.bool)
     fixed = TransposableNofM(2, 4).restrict(none, none)
     for ask in (fixed.select, fixed.keep, lambda gain: fixed.select_bound(gain, torch.zeros(4, 2, 4))):
-        with pytest.raises(mp.InvalidProblem, match="are fixed"):
+        with pytest.raises(mp.InvalidProblem, match="the array has shape"):
             ask(gain)
     weight = torch.nn.Parameter(gain)
     assert torch.equal(TransposableNofM(2, 4).keep(weight), TransposableNofM(2, 4).keep(gain))

@@ -169,12 +169,16 @@ class EntropicMask(_BlockMethod):
         """See :class:`mipprune.Solver`."""
         from ...kernels import transport_rounding  # compiled when imported
 
+        _, exponent = torch.frexp(scores.abs().amax() if scores.numel() else scores.new_zeros(()))
+        scale = 2.0 ** max(min(int(exponent), 1000), -1000)  # float32 has no room for all of float64
         found = transport_baselines.entropic(
-            scores.float(), count, temperature=self.temperature, iterations=self.iterations
+            (scores / scale).float(), count, temperature=self.temperature, iterations=self.iterations
         )
         mask = transport_rounding.greedy(found.shares, count)
         mask = transport_rounding.complete(scores, mask, count, steps=self.swaps, gated=True)
-        return _Answer(mask, None if at_most else found.rows, None if at_most else found.columns)
+        if at_most:
+            return _Answer(mask, None, None)
+        return _Answer(mask, found.rows.double() * scale, found.columns.double() * scale)
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,10 @@ def test_bad_settings() -> None:
             make()
     with pytest.raises(ValueError, match="4 is the largest"):
         transport_patterns.pattern_table(5, 2)
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-310, 0.0, 1e300])
+def test_entropic_potentials_are_numbers_at_any_magnitude(size: float) -> None:
+    scores = torch.rand(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+    solution = EntropicMask().solve(mp.formulations.transposable_mask(scores, mp.TransposableNofM(2, 4)))
+    assert solution.bound is not None and -torch.inf < solution.bound <= solution.value
