@@ -33,7 +33,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the pruned model and the report."
 )
-@click.option("--structure", default="2:4", show_default=True, help="N:M, unstructured:S, per-row:S or groups:SIZE:S.")
+@click.option(
+    "--structure",
+    default="2:4",
+    show_default=True,
+    help="N:M, transposable:N:M, unstructured:S, per-row:S or groups:SIZE:S, S the share that is pruned.",
+)
 @allocation_options
 @budget_options
 @click.option("--calibration", help="File or folder of text or arrays; default: English text that comes with Python.")
