@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ..errors import InvalidProblem, Unsupported
+from ..kernels.compiling import compiling_seconds
 from .problem import Problem
 from .solution import Solution, Stats, Stop
 
@@ -26,7 +27,7 @@ class Budget:
     Parameters
     ----------
     seconds : float, optional
-        Wall-clock limit, > 0.
+        Wall-clock limit, > 0. Compiling kernels, which the first runs after an installation do, does not count.
     gap : float
         Relative gap at which a point counts as optimal, >= 0.
     nodes, iterations : int, optional
@@ -94,6 +95,7 @@ class Watch:
     progress: Progress | None = None
     budget: Budget = field(init=False)
     started: float = field(default_factory=time.perf_counter)
+    compiled: float = field(default_factory=compiling_seconds)
     trace: list[tuple[float, float | None, float | None]] = field(default_factory=list)
     stopped: Stop | None = None
 
@@ -102,13 +104,17 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
+        """Seconds since the start, without those in which kernels were compiled."""
+        return time.perf_counter() - self.started - (compiling_seconds() - self.compiled)
 
     @property
     def remaining(self) -> float:
         """Seconds left, ``inf`` without a limit."""
         return float("inf") if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    def left(self) -> Budget:
+        """Return the budget with the seconds that are left, or next to none."""
+        return self.budget if self.budget.seconds is None else replace(self.budget, seconds=max(self.remaining, 1e-3))
 
     def report(self, value: float | None, bound: float | None) -> None:
         """Record a new value or bound, and let the user see it and stop."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .compiling import compiled_if_possible, has_numba
 from .threads import over_rows
 
 __all__ = ["spread_budget", "spread_groups"]
@@ -153,14 +154,12 @@ def spread_groups(
 
 @cache
 def _compiled() -> Any | None:
-    try:
-        from numba import njit
-    except ImportError:
+    if not has_numba():
         return None
 
     # Reassociation is fine here: the result steers an iteration and enters no bound. The caller gives rows to threads:
     # those of numba would change how many torch uses, since both share one OpenMP runtime.
-    @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+    @compiled_if_possible(fastmath={"reassoc", "contract", "nsz"})
     def run(weight, offset, left, ceiling, tolerance, z):  # type: ignore[no-untyped-def]  # pragma: no cover
         blocks, size = weight.shape
         for b in range(blocks):

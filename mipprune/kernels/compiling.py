@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["compiled_if_possible", "has_numba"]
+__all__ = ["compiled_if_possible", "compiling_seconds", "has_numba"]
 
 
 def has_numba() -> bool:
@@ -30,6 +32,7 @@ def compiled_if_possible(**options: Any) -> Callable[[Any], Any]:
         return lambda function: function
     from numba import njit
 
+    _listen()
     compiled = njit(cache=True, nogil=True, error_model="numpy", **options)
 
     def decorate(function: Any) -> Any:
@@ -41,6 +44,44 @@ def compiled_if_possible(**options: Any) -> Callable[[Any], Any]:
         return dispatcher
 
     return decorate
+
+
+class _Clock:
+    """Adds up the time in which at least one function is being compiled, by any thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth, self.since, self.total = 0, 0.0, 0.0
+
+    def notify(self, event: Any) -> None:
+        """Take note of the start and the end of a compilation, as numba calls its listeners."""
+        with self.lock:
+            self.depth += 1 if event.is_start else -1
+            if event.is_start and self.depth == 1:
+                self.since = time.perf_counter()
+            elif self.depth == 0:
+                self.total += time.perf_counter() - self.since
+
+    def seconds(self) -> float:
+        """Return the time up to now."""
+        with self.lock:
+            return self.total + (time.perf_counter() - self.since if self.depth else 0.0)
+
+
+_clock = _Clock()
+
+
+@cache
+def _listen() -> None:
+    from numba.core import event
+
+    event.Listener.register(_Clock)
+    event.register("numba:compile", _clock)
+
+
+def compiling_seconds() -> float:
+    """Return how long functions have been compiled in this process; loading compiled ones does not count."""
+    return _clock.seconds()
 
 
 @cache

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .compiling import compiled_if_possible, has_numba
 from .threads import over_rows
 
 __all__ = ["Traces", "removal_traces"]
@@ -28,12 +28,11 @@ class Traces(NamedTuple):
 
 @cache
 def _compiled() -> Any:
-    if find_spec("numba") is None:
+    if not has_numba():
         return None
     import numpy as np
-    from numba import njit
 
-    @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+    @compiled_if_possible(fastmath={"contract", "reassoc"})
     def trace(inverse, weight, on, off, size, budget, order, cost):  # type: ignore[no-untyped-def]  # pragma: no cover
         rows, width = weight.shape
         matrix = np.empty((width, width), inverse.dtype)  # the lower triangle of the leading block is what is left

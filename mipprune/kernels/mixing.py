@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .compiling import compiled_if_possible
+
 __all__ = ["sweep"]
 
 _BLOCK = 64  # rows whose products with all factors are formed together, as one matrix product
@@ -16,10 +18,8 @@ _BLOCK = 64  # rows whose products with all factors are formed together, as one 
 
 @cache
 def _compiled() -> Any:
-    from numba import njit
-
     # Reassociation is fine: what comes out is repaired and verified before any bound rests on it.
-    @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+    @compiled_if_possible(fastmath={"reassoc", "contract"})
     def run(pulls, within, factors, roots, norms):  # type: ignore[no-untyped-def]  # pragma: no cover
         size, rank = factors.shape
         for i in range(size):

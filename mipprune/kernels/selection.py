@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiling import compiled_if_possible
+
 __all__ = ["largest_in_blocks", "largest_in_groups"]
 
 _SAMPLED = 1 << 15  # from this length on a sample brackets the threshold first
@@ -15,9 +17,7 @@ _SAMPLED = 1 << 15  # from this length on a sample brackets the threshold first
 
 @cache
 def _block_kernel() -> Any:
-    from numba import njit
-
-    @njit(cache=True, nogil=True)
+    @compiled_if_possible()
     def threshold(keys, need):  # type: ignore[no-untyped-def]  # pragma: no cover
         """Largest t with at least ``need`` keys >= t; counting passes vectorise, unlike partitioning."""
         low = keys[0]
@@ -38,7 +38,7 @@ def _block_kernel() -> Any:
                 high = middle - 1
         return low
 
-    @njit(cache=True, nogil=True)
+    @compiled_if_possible()
     def bracketed(row, count, buffer):  # type: ignore[no-untyped-def]  # pragma: no cover
         """Bracket the threshold by order statistics of a sample, so that few keys remain for the bisection."""
         largest = np.iinfo(row.dtype).max
@@ -64,7 +64,7 @@ def _block_kernel() -> Any:
             return threshold(row, count)
         return threshold(buffer[:used], need)
 
-    @njit(cache=True, nogil=True)
+    @compiled_if_possible()
     def run(keys, count, mask, sampled):  # type: ignore[no-untyped-def]  # pragma: no cover
         blocks, size = keys.shape
         buffer = np.empty(size + 1, keys.dtype)
@@ -92,9 +92,8 @@ def _block_kernel() -> Any:
 @cache
 def _group_kernel(size: int) -> Any:
     """Return the kernel for one group size, known when compiling so that the comparisons unroll."""
-    from numba import njit
 
-    @njit(cache=True, nogil=True)
+    @compiled_if_possible()
     def run(keys, count, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
         for group in range(keys.shape[0]):
             for i in range(size):

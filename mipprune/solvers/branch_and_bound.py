@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -286,25 +285,25 @@ class BranchAndBound:
             alone = replace(self, executor=None)
             options: dict[str, Any] = {"budget": budget, "start": start, "progress": progress}
             return solve_parts(alone, problem, parts, executor=self.executor, **options)
-        budget, begin = budget or Budget(), time.perf_counter()
-
-        def left() -> Budget:
-            spent = time.perf_counter() - begin
-            return budget if budget.seconds is None else replace(budget, seconds=max(budget.seconds - spent, 1e-3))
-
+        watch = Watch(budget)
         if isinstance(resume, Solution) and isinstance(resume.certificate, GraphBlocks):
             start, resume = resume.point, None  # the trees of blocks are not taken up again, only the point
         with Interrupts() as interrupts:
             blocks = graph_labels(problem, start) if resume is None and self.checkpoint is None else None
             if blocks is None or interrupts.noted:
-                return self._solve(problem, left(), start, progress, resume, interrupts)
+                return self._solve(problem, watch.left(), start, progress, resume, interrupts)
         whole = solve_blocks(
-            replace(self, executor=None), problem, *blocks, budget=left(), progress=progress, executor=self.executor
+            replace(self, executor=None),
+            problem,
+            *blocks,
+            budget=watch.left(),
+            progress=progress,
+            executor=self.executor,
         )
         if whole is not None:
             return whole
         with Interrupts() as interrupts:  # everything is linked after all
-            return self._solve(problem, left(), start, progress, None, interrupts)
+            return self._solve(problem, watch.left(), start, progress, None, interrupts)
 
     def _solve(
         self,

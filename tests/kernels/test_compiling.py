@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mipprune as mp
+from mipprune.core.solver import Watch
 from mipprune.kernels import compiling
 
 pytest.importorskip("numba")
@@ -34,3 +37,17 @@ def test_a_change_of_another_kernel_compiles_anew(tmp_path: Path, monkeypatch: p
         assert double(3) == 6
         hits.append(sum(double.stats.cache_hits.values()))
     assert hits == [0, 1, 0, 1]
+
+
+def test_compiling_does_not_count_towards_limits() -> None:
+    from numba import njit
+
+    compiling.compiled_if_possible()
+    watch = Watch(mp.Budget(seconds=0.05))
+    began, before = time.perf_counter(), compiling.compiling_seconds()
+    for number in range(2, 6):
+        assert njit(lambda x, number=number: x**number)(2) == 2**number
+    took, compiled = time.perf_counter() - began, compiling.compiling_seconds() - before
+    assert 0.05 < compiled <= took
+    assert watch.seconds == pytest.approx(took - compiled, abs=0.05)
+    assert watch.remaining > 0 or took - compiled > 0.05

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Executor
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from ...core.certificate import Certificate
 from ...core.problem import Problem
 from ...core.separable import Separable
 from ...core.solution import Solution, Stop
-from ...core.solver import Budget, Progress, Solver
+from ...core.solver import Budget, Progress, Solver, Watch
 from ...kernels.pairs import split_pairs
 from ...losses.graph_blocks import GraphBlocks, block_parts
 from ...losses.pseudo_likelihood import PseudoLikelihood
@@ -98,11 +97,10 @@ def solve_blocks(
         ``None`` when all blocks had to be merged.
     """
     wanted = 0.99 * max(budget.gap * abs(problem.value(start)), budget.absolute_gap)
-    begun, best = time.perf_counter(), None
+    watch, best = Watch(budget), None
     try:
         for _ in range(_ROUNDS):
-            left = None if budget.seconds is None else max(budget.seconds - time.perf_counter() + begun, 1e-3)
-            limits = replace(budget, gap=0.0, absolute_gap=wanted, seconds=left)
+            limits = replace(watch.left(), gap=0.0, absolute_gap=wanted)
             solution = _solved(solver, problem, labels, start, limits, progress, executor)
             if best is None or (solution.bound or -np.inf) >= (best.bound or -np.inf):
                 best = solution
