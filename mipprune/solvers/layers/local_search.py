@@ -135,7 +135,10 @@ class LocalSearch:
     def _first_point(self, problem: Problem, watch: Watch, start: Tensor | None) -> Tensor | None:
         if start is not None:
             start = start.to(problem.loss.start())
-            return start if problem.violation(start) == 0 else problem.repair(start)
+            if problem.violation(start) == 0:
+                return start
+            repaired = problem.repair(start)
+            return repaired if problem.violation(repaired) == 0 else None  # no member, where fixings contradict
         solver = ADMM() if self.start_solver is None else self.start_solver
         first = solver.solve(problem, budget=replace(watch.budget, iterations=None))
         watch.stopped = Stop.USER if first.stop is Stop.USER else None

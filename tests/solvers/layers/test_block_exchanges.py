@@ -19,7 +19,7 @@ from mipprune import (
 )
 from mipprune.formulations import layerwise
 from mipprune.kernels import block_swaps
-from mipprune.solvers.layers import block_exchanges
+from mipprune.solvers.layers import block_exchanges, local_search
 from mipprune.testing import check_solver
 from tests.kernels.test_block_swaps import neighbours
 from tests.layers import make_layer
@@ -94,6 +94,19 @@ def test_fixed_entries_never_move(sense):
     assert solution.value < ADMM().solve(restricted).value
     both = restricted.structure.supports.restrict(off, off)
     assert LocalSearch().solve(Problem(problem.loss, Sparse(both))).status is Status.NO_POINT
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("sense", SENSES)
+def test_fixings_that_no_mask_meets_leave_no_point(sense, given, monkeypatch):
+    monkeypatch.setattr(local_search, "BlockExchanges", None)  # its tables have room for masks of the family alone
+    problem = layer((7, 11), TransposableNofM(1, 4, sense))
+    on = torch.zeros(7, 11, dtype=torch.bool)
+    on[6, 2:4] = True  # two in one line
+    solution = LocalSearch().solve(
+        problem.restrict(on, torch.zeros_like(on)), start=torch.ones(7, 11) if given else None
+    )
+    assert solution.point is None and solution.violation == 0
 
 
 @pytest.mark.parametrize("sense", SENSES)
