@@ -94,12 +94,14 @@ def solve_blocks(
     The sweeps are integer arithmetic, and a block's do not depend on the others: every device gives the same masks.
     """
     blocks, size, _ = scores.shape
-    if scores.dtype == torch.float64 and scores.numel() and float(scores.abs().max()) > _HUGE:
-        smaller = None if start is None else (start[0] / _HUGE, start[1] / _HUGE)
-        found = solve_blocks(
-            scores / _HUGE, count, at_most=at_most, fixed=fixed, start=smaller, sweeps=sweeps, rest=rest
-        )
-        return found._replace(rows=found.rows * _HUGE, columns=found.columns * _HUGE)
+    if scores.dtype == torch.float64 and scores.numel():
+        huge = scores.abs().flatten(1).amax(dim=1, keepdim=True) > _HUGE
+        if bool(huge.any()):  # others may be too small to be divided
+            unit = torch.ones(blocks, 1, dtype=torch.float64, device=scores.device).masked_fill_(huge, _HUGE)
+            smaller = None if start is None else (start[0] / unit, start[1] / unit)
+            own = scores / unit.unsqueeze(2)
+            found = solve_blocks(own, count, at_most=at_most, fixed=fixed, start=smaller, sweeps=sweeps, rest=rest)
+            return found._replace(rows=found.rows * unit, columns=found.columns * unit)
     limit = max(1, _ENTRIES // (size * size))
     parts = []
     for first in range(0, max(blocks, 1), limit):

@@ -241,7 +241,8 @@ class TransposableNofM(Supports):
             part = slice(first, first + limit)
             value, rounding = _dual(parts[part], potentials[part], self.n, None if signs is None else signs[part])
             total, error = total + value, error + rounding
-        return total + error + 2.0 * UNIT_ROUNDOFF * (abs(total) + error) * (len(parts) // limit + 2)
+        bound = total + error + 2.0 * UNIT_ROUNDOFF * (abs(total) + error) * (len(parts) // limit + 2)
+        return math.inf if math.isnan(bound) else bound  # sums of both signs overflow
 
     # ------------------------------------------------------------------------------------------ membership
 

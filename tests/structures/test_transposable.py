@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -278,6 +279,21 @@ def test_subnormal_scores_are_scores(m: int) -> None:
     tiny = 1e-310 * torch.rand(m, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found, usual = TransposableNofM(m // 2, m).select(tiny), TransposableNofM(m // 2, m).select(1e10 * (1e300 * tiny))
     assert 0 < found.value <= found.bound and 1e10 * (1e300 * found.value) == pytest.approx(usual.value, rel=1e-6)
+
+
+def test_blocks_of_any_magnitudes_stand_side_by_side() -> None:
+    scores = torch.rand(8, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scales = torch.tensor([1e300, 1e-200, 1.0, 1e-300], dtype=torch.float64).repeat_interleave(4)
+    family = TransposableNofM(2, 4)
+    again = family.keeper()
+    for _ in range(2):
+        assert torch.equal(family.keep(scores * scales), family.keep(scores))
+        assert torch.equal(again(scores * scales), family.keep(scores))
+
+
+def test_a_bound_that_overflows_is_infinite() -> None:
+    scores = 1.7e308 * (2.0 * torch.rand(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1.0)
+    assert TransposableNofM(2, 4).select(scores).bound == math.inf
 
 
 def test_bad_arguments_and_data() -> None:
