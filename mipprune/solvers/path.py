@@ -134,6 +134,7 @@ def _entering(problem: Problem, point: Tensor) -> float:
     slope = loss.gradient(point)
     curvature = loss.matrix.squares + loss.ridge
     model = Separable(constant=0.0, linear=slope, curvature=curvature.expand(slope.shape))
-    gain = Sparse(AnySupport(), structure.box, 0.0).gain_bound(model)
+    free = Sparse(AnySupport(), structure.box, 0.0)
+    gain = torch.where(free.gain(model) > 0, free.gain_bound(model), 0.0)  # allowances alone are no price to begin with
     outside = gain[point == 0]
     return float(outside.max()) if len(outside) else 0.0
