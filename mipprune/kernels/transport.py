@@ -95,8 +95,9 @@ def solve_blocks(
     """
     blocks, size, _ = scores.shape
     if scores.dtype == torch.float64 and scores.numel():
-        huge = scores.abs().flatten(1).amax(dim=1, keepdim=True) > _HUGE
-        if bool(huge.any()):  # others may be too small to be divided
+        least, most = torch.aminmax(scores)
+        if float(torch.maximum(-least, most)) > _HUGE:
+            huge = scores.abs().flatten(1).amax(dim=1, keepdim=True) > _HUGE  # others may be too small to be divided
             unit = torch.ones(blocks, 1, dtype=torch.float64, device=scores.device).masked_fill_(huge, _HUGE)
             smaller = None if start is None else (start[0] / unit, start[1] / unit)
             own = scores / unit.unsqueeze(2)
