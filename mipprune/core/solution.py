@@ -293,9 +293,9 @@ def check(problem: Problem, solution: Solution, *, exact: bool = False) -> Check
     -----
     Agreement is asked for up to the rounding of a float64 evaluation: twice the loss's own bound for the value, and
     ``1e-10`` of the size of the terms and of the bound for the bound (another machine may sum in another order). The
-    bound that is returned is the recomputed one; evaluated exactly it is above the stored one as a rule. With next to no
-    ridge (1e-12 of X'X) it may be below, and the exact check refuses a sound bound: in float64 a tangent of least squares
-    takes the rounded residual for its dual vector, which proves as much as the exact one, but something else.
+    bound that is returned is the recomputed one; evaluated exactly it is above the stored one as a rule. With next to
+    no ridge (1e-12 of X'X) it may be below, and the exact check refuses a sound bound: in float64 a tangent of least
+    squares takes the rounded residual for its dual vector, which is as good as the exact one, and another.
     """
     if solution.fingerprint != problem.fingerprint:
         raise CertificateError(
