@@ -84,8 +84,8 @@ def run(
             " relaxations (arXiv 2307.09366) start at gaps of 0.53 (12 nodes) and 1.35 (20 nodes, seed 0), and need"
             " 124,339 tree nodes for 1e-4 at 12 nodes; at 20 nodes, seed 0, the published code was seen to hold a gap"
             " of about 0.91, that is 18 prices, after 120 s on another machine. It did not run here.",
-            "Recorded with OMP_NUM_THREADS=1. The samples of 100 nodes depend on it: numpy draws them by a singular value"
-            " decomposition, whose signs are another matter with more threads.",
+            "Recorded with OMP_NUM_THREADS=1. The samples of 100 nodes depend on it: numpy draws them by a singular"
+            " value decomposition, whose signs are another matter with more threads.",
         ),
     )
     path = out / "graphical_models_trees.json"
