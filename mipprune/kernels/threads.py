@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
-__all__ = ["over_rows"]
+__all__ = ["over_rows", "small_products"]
+
+_SMALL = 256  # rows up to which a product of matrices is over before threads have begun
 
 
 def over_rows(
@@ -98,6 +102,27 @@ def _await(changed: threading.Condition, done: Callable[[], bool]) -> None:
             interrupt = error
     if interrupt is not None:
         raise interrupt
+
+
+@contextmanager
+def small_products(size: int) -> Iterator[None]:
+    """Let numpy multiply matrices on one thread while these have few rows.
+
+    Its other threads spin for a while after each product, at the cost of those that run compiled kernels next: the tree
+    of a graph of 100 nodes took five times as long.
+    """
+    if size > _SMALL:
+        yield
+    else:
+        with _blas().limit(limits=1, user_api="blas"):
+            yield
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 @cache

@@ -118,3 +118,17 @@ def test_the_caller_works_alone_where_threads_cannot_be_had(monkeypatch):
     visits = torch.zeros(100)
     assert over_rows(lambda first, last: visits[first:last].add_(1), 100, chunk=1) == 100
     assert bool((visits == 1).all())
+
+
+def test_small_products_take_one_thread_of_the_linear_algebra():
+    info = pytest.importorskip("threadpoolctl").threadpool_info
+
+    def blas():
+        return [library["num_threads"] for library in info() if library["user_api"] == "blas"]
+
+    before = blas()
+    with threads.small_products(100):
+        assert set(blas()) <= {1}
+    assert blas() == before
+    with threads.small_products(10_000):
+        assert blas() == before

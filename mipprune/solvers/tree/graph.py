@@ -21,6 +21,7 @@ from ...kernels.graph_relax import relax_graph
 from ...kernels.graph_search import improve
 from ...kernels.graph_shift import best_shift, shares_of, shift_weights
 from ...kernels.pairs import split_pairs
+from ...kernels.threads import small_products
 from ...losses.pseudo_likelihood import PseudoLikelihood
 from .strategy import Array, Node, Point, Relaxed
 
@@ -191,18 +192,19 @@ class GraphBound:
         """Return the bound of a better point of tangency, and that point."""
         small = self.loss.nodes <= _OFTEN
         steps, sharpness = (_ROOT if long else _BELOW) if small else (_LARGE_ROOT if long else _LARGE_BELOW)
-        return ascend(
-            self.loss.matrix,
-            node.fixed,
-            shift,
-            self.penalties,
-            point,
-            lambda tried: self._appraise(node, *tried, shift).bound,
-            enough=cutoff,
-            steps=steps,
-            sharpness=sharpness if self._climbs(node, shift) else (),
-            go_on=lambda: not stop(),
-        )
+        with small_products(self.loss.nodes):
+            return ascend(
+                self.loss.matrix,
+                node.fixed,
+                shift,
+                self.penalties,
+                point,
+                lambda tried: self._appraise(node, *tried, shift).bound,
+                enough=cutoff,
+                steps=steps,
+                sharpness=sharpness if self._climbs(node, shift) else (),
+                go_on=lambda: not stop(),
+            )
 
     def _appraise(self, node: Node, flat: Array, value: Array, shift: Shift) -> Appraised:
         matrix, largest = self.loss.matrix, self.loss.largest
@@ -285,7 +287,8 @@ class GraphBound:
             near[inside] = candidates(self.loss.matrix, node.start, self.penalties)
             return self.loss.inverse, near
 
-        shift = best_shift(whole, state, bound, node.start, steps, first, go_on, local)
+        with small_products(p):
+            shift = best_shift(whole, state, bound, node.start, steps, first, go_on, local)
         if shift is None:
             return None
         return shift.among(members), best[0][1]
