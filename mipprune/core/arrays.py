@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InvalidProblem
 
 __all__ = [
+    "LOST",
     "UNIT_ROUNDOFF",
     "accurate_sum",
     "accurate_total",
@@ -35,6 +36,9 @@ __all__ = [
 
 UNIT_ROUNDOFF = 2.0**-53
 """Relative rounding error of one float64 operation (round to nearest)."""
+
+LOST = 2.0**-1070
+"""More than a few products of one entry lose to underflow."""
 
 _ROW = 4096  # entries of a row of a sum, at most
 _PIECE = 1 << 22  # entries that a sum takes at once

@@ -14,8 +14,7 @@ short of, and a cycle through them is a removal, an insertion, an exchange withi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,11 +86,12 @@ def search(
     -------
     int64 Tensor, shape (groups,)
     """
-    kernel = _compiled() if gram.device.type == "cpu" else None
-    if kernel is None:
+    if gram.device.type != "cpu" or not has_numba():
         from . import block_swaps_batched
 
         return block_swaps_batched.search(gram, state, mask, on, off, blocks, limit=limit, least=least, go_on=go_on)
+    from .block_swaps_compiled import search as kernel
+
     width, slots = state.table.shape[1:]
     matrix = gram.contiguous().numpy()
     parts = (*state[:5], mask, on.contiguous(), off.contiguous())
@@ -111,12 +111,3 @@ def search(
             break
         waiting = [group for group in waiting if made[group] == before[group] + few and made[group] < limit]
     return torch.tensor(made)
-
-
-@cache
-def _compiled() -> Any:
-    if not has_numba():
-        return None
-    from . import block_swaps_compiled
-
-    return block_swaps_compiled.search

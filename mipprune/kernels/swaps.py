@@ -8,8 +8,7 @@ entry costs ``level^2/pivot``, inserting a pruned one gains ``level^2/pivot``, a
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,12 +125,13 @@ def search(
     trace : Trace
         Filled in as deep as it is.
     """
-    kernel = _compiled() if gram.device.type == "cpu" else None
-    if kernel is None:
+    if gram.device.type != "cpu" or not has_numba():
         from . import swaps_batched
 
         swaps_batched.search(gram, state, on, off, size=size, budget=budget, limit=limit, least=least, trace=trace)
         return
+    from .swaps_compiled import search as kernel
+
     matrix = gram.contiguous().numpy()
     arrays = [part.numpy() for part in (*state[:5], on.contiguous(), off.contiguous())]
     steps = [part.numpy() for part in trace]
@@ -141,12 +141,3 @@ def search(
         kernel(matrix, *own, size, budget, limit, least, *(array[first:last] for array in steps))
 
     over_rows(task, len(on), chunk=max(1, min(4, len(on) // 4)))
-
-
-@cache
-def _compiled() -> Any:
-    if not has_numba():
-        return None
-    from . import swaps_compiled
-
-    return swaps_compiled.search

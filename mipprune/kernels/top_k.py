@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
+
+from .compiling import has_numba
 
 __all__ = ["keep_largest"]
 
 _SHORT = 32  # longest group whose ranks are found by comparing all pairs
 _COMPILED = 1 << 15  # entries from which calling (and once compiling) the CPU kernels pays
-
-
-@cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
 
 
 def _ordered_bits(keys: Tensor) -> Tensor:
@@ -90,7 +84,7 @@ def keep_largest(keys: Tensor, count: int) -> Tensor:
     if count <= 0 or blocks == 0:
         return torch.zeros_like(keys, dtype=torch.bool)
     compilable = keys.device.type == "cpu" and keys.dtype in (torch.float32, torch.float64)
-    if compilable and keys.numel() >= _COMPILED and _has_numba():
+    if compilable and keys.numel() >= _COMPILED and has_numba():
         return _keep_compiled(keys, count)
     if size <= (_SHORT if keys.is_cuda else 8):
         return _keep_by_rank(keys, count)

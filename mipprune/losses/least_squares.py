@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, as_tensor, exact, gamma
+from ..core.arrays import LOST, accurate_sum, as_tensor, exact, gamma
 from ..core.loss import Cells, Loss, Models, open_entries
 from ..core.rational import RationalModel, is_positive_semidefinite, rational, total
 from ..core.separable import Separable
@@ -23,7 +23,6 @@ from .designs.sizes import check_sizes
 
 __all__ = ["LeastSquares"]
 
-_LOST = 2.0**-1070  # more than a few products of one entry lose to underflow
 _DENSE = 4096  # widest problem for which X'X may be formed when n >= p
 
 
@@ -223,22 +222,22 @@ class LeastSquares(Loss):
         residual = response - fitted
         slope = design.mT @ residual
         error = design.slope_error_at(residual)
-        fit_error = gamma(p + 10) * (design.terms(v) + response.abs()) + p * _LOST
+        fit_error = gamma(p + 10) * (design.terms(v) + response.abs()) + p * LOST
         base, base_error = accurate_sum(residual * response)
         square, square_error = accurate_sum(residual * residual)
         constant = base - 0.5 * square
         slack = base_error + square_error + gamma(4) * (float((residual * response).abs().sum()) + square)
         split_off = bool((extra != 0).any())
-        slack += _LOST * sum(self.design.shape) * (split_off or bool((residual != 0).any()))  # underflow
+        slack += LOST * sum(self.design.shape) * (split_off or bool((residual != 0).any()))  # underflow
         linear = -slope
         if split_off:
             # F >= 1/2||y||^2 - 1/2||Xv||^2 + 1/2<e, v^2> + <-X'(y - Xv) - e v, b> + 1/2<s, b^2>.
             bend, bend_error = accurate_sum(extra * v * v)
             constant += 0.5 * bend
             linear = linear - extra * v
-            error = error + design.spread(fit_error) + gamma(3) * (extra * v).abs() + _LOST * (extra != 0).double()
+            error = error + design.spread(fit_error) + gamma(3) * (extra * v).abs() + LOST * (extra != 0).double()
             norm = float(response.abs() @ fit_error) + 2 * float((fitted.abs() + fit_error) @ fit_error)
-            slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum()) + _LOST * float(v.abs().sum())
+            slack += bend_error + norm + gamma(4) * float((extra * v * v).abs().sum()) + LOST * float(v.abs().sum())
         error = error + gamma(2) * linear.abs() + gamma(2) * self._penalty.double() * v.abs()
         constant -= 1.01 * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=chosen, linear_error=1.01 * error)
@@ -276,7 +275,7 @@ class LeastSquares(Loss):
         size = residual.square().sum(dim=1).sqrt() * (1 + gamma(n + 8)) + UNDERFLOW
         base, square = (residual * response).sum(dim=1), residual.square().sum(dim=1)
         slack = gamma(n + 6) * ((residual * response).abs().sum(dim=1) + square)
-        slack += _LOST * sum(self.design.shape) * (residual != 0).any(dim=1).double()  # underflow
+        slack += LOST * sum(self.design.shape) * (residual != 0).any(dim=1).double()  # underflow
         constant = base - 0.5 * square
         error, curvature = design.slope_error(size), self._penalty.double().unsqueeze(0)
         if cells.splits is not None:
@@ -285,14 +284,14 @@ class LeastSquares(Loss):
             extra = curvature - self._penalty.double()
             bend = extra * points * points
             size = points[:, used].abs() @ design.magnitude[used] + response.norm() + UNDERFLOW
-            fit = 1.01 * gamma(len(used) + 10) * size + _LOST * sum(self.design.shape)
+            fit = 1.01 * gamma(len(used) + 10) * size + LOST * sum(self.design.shape)
             fitted_size = fitted.norm(dim=1) * (1 + gamma(n + 8)) + fit
             constant = constant + 0.5 * bend.sum(dim=1)
             slack = slack + gamma(points.shape[1] + 6) * bend.abs().sum(dim=1) + 2 * fitted_size * fit
-            slack += _LOST * (sum(self.design.shape) + points.abs().sum(dim=1))
+            slack += LOST * (sum(self.design.shape) + points.abs().sum(dim=1))
             linear = linear - extra * points
             error = error + fit.unsqueeze(1) * design.magnitude + gamma(4) * (extra * points).abs()
-            error = error + _LOST * (extra != 0).double()
+            error = error + LOST * (extra != 0).double()
         error = 1.01 * (error + gamma(4) * (linear.abs() + self._penalty.double() * points.abs()))
         constant = constant - 1.01 * slack - gamma(4) * constant.abs()
         return Models(constant, linear, curvature, error)

@@ -87,7 +87,7 @@ class Logistic(Loss):
         object.__setattr__(self, "ridge", ridge.to(design).expand(p).clone())
         object.__setattr__(self, "weights", weights.to(design))
         object.__setattr__(self, "offset", offset.to(design).expand(n).clone())
-        check_sizes(design, torch.zeros(0), ridge)
+        check_sizes(design, labels, ridge)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -248,8 +248,8 @@ class _Newton:
     def __init__(self, loss: Logistic, inside: Tensor, base: Tensor) -> None:
         design, self.labels, _, self.weights, self.offset = loss._double()
         self.design, self.base = design[:, inside], base
-        self.wide = self.design.shape[1] > self.design.shape[0] and bool((base > 0).all())
-        kernel = (self.design / base) @ self.design.mT if self.wide else None
+        wide = self.design.shape[1] > self.design.shape[0] and bool((base > 0).all())
+        kernel = (self.design / base) @ self.design.mT if wide else None
         self.kernel = None if kernel is None or not bool(torch.isfinite(kernel).all()) else kernel
 
     def objective(self, b: Tensor, pull: Tensor) -> float:

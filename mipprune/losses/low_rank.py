@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..core.arrays import accurate_sum, as_tensor, check_magnitude, exact, gamma
+from ..core.arrays import LOST, accurate_sum, as_tensor, check_magnitude, exact, gamma
 from ..core.dual import Dual
 from ..core.loss import Loss
 from ..core.rational import RationalModel, rational, total
@@ -20,7 +20,6 @@ from .low_rank_dual import LowRankDual
 
 __all__ = ["LowRank"]
 
-_LOST = 2.0**-1070  # more than a few products lose to underflow
 _BLOCK = 1 << 22  # entries of the gradients that are widened to float64 at a time
 
 
@@ -253,7 +252,7 @@ class LowRank(Loss):
         for part, block in self._blocks():
             linear[part] = block.mT @ u
             size[part] = block.abs().mT @ u.abs()
-        return self._expanded(u, linear + slope, gamma(count + 3) * (size + slope.abs()) + count * _LOST, chosen, v)
+        return self._expanded(u, linear + slope, gamma(count + 3) * (size + slope.abs()) + count * LOST, chosen, v)
 
     def _expanded(self, u: Tensor, g: Tensor, g_error: Tensor, split: Tensor, v: Tensor) -> Separable:
         """Multiply out ``-|u|^2/2 + <g, w - c> + r |w - c|^2/2``, with g known up to an error.
@@ -271,7 +270,7 @@ class LowRank(Loss):
         sizes = 0.5 * self.ridge * center * center + (g * center).abs() + 0.5 * (rest * v * v).abs()
         slack = sum_error + square_error + gamma(8) * (float(sizes.sum()) + square)
         slack += float((g_error * center.abs()).sum())
-        slack += _LOST * (width + u.numel())
+        slack += LOST * (width + u.numel())
         constant = total_terms - 0.5 * square
         constant -= 1.01 * (1.0 + gamma(width)) * slack + gamma(4) * abs(constant)
         return Separable(constant=constant, linear=linear, curvature=split, linear_error=1.01 * error)

@@ -37,7 +37,7 @@ def layer(shape, supports, seed=0):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_no_smallest_exchange_improves_the_result(shape, sense, compiled, monkeypatch, device):
     if not compiled:
-        monkeypatch.setattr(block_swaps, "_compiled", lambda: None)
+        monkeypatch.setattr(block_swaps, "has_numba", lambda: False)
     supports = TransposableNofM(2, 4, sense)
     problem = layer((max(shape[0], 8), max(shape[1], 8)) if device.type != "cpu" else shape, supports)
     start = Magnitude(refit=True).solve(problem)
@@ -59,7 +59,7 @@ def test_admm_is_improved_alike_by_both_paths(count, size, sense, monkeypatch):
     assert compiled.value < first.value and problem.structure.supports.contains(compiled.mask)
     assert compiled.value == pytest.approx(problem.value(problem.loss.minimise_on(compiled.mask)), rel=1e-9)
     assert LocalSearch().solve(problem, start=first.point).value == pytest.approx(compiled.value, rel=1e-12)
-    monkeypatch.setattr(block_swaps, "_compiled", lambda: None)
+    monkeypatch.setattr(block_swaps, "has_numba", lambda: False)
     batched = LocalSearch().solve(problem)
     assert torch.equal(compiled.mask, batched.mask) and compiled.stats.iterations == batched.stats.iterations
     assert compiled.value == pytest.approx(batched.value, rel=1e-9)
@@ -209,7 +209,7 @@ def test_limits_hold_within_a_group():
 @pytest.mark.parametrize("compiled", [True, False])
 def test_an_interrupt_keeps_what_was_gained(moment, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(block_swaps, "_compiled", lambda: None)
+        monkeypatch.setattr(block_swaps, "has_numba", lambda: False)
     monkeypatch.setattr(block_swaps, "_CALL", 1)
     problem = layer((32, 32), TransposableNofM(8, 16))
     start = Magnitude(refit=True).solve(problem).point

@@ -34,7 +34,7 @@ def best_exchange(problem, mask, *, within_rows):
 @pytest.mark.parametrize("supports", [Cardinality(14), PerRow(4), NofM(2, 4), NofM(1, 3)], ids=lambda s: s.describe())
 def test_no_single_exchange_improves_the_result(supports, compiled, monkeypatch, device):
     if not compiled:
-        monkeypatch.setattr(swaps, "_compiled", lambda: None)
+        monkeypatch.setattr(swaps, "has_numba", lambda: False)
     weight, gram = make_layer(12, 4, 100, 1)
     problem = layerwise(weight, gram, supports)
     start = Magnitude(refit=True).solve(problem)
@@ -50,7 +50,7 @@ def test_compiled_and_batched_paths_agree(supports, monkeypatch):
     problem = layerwise(weight, gram, supports)
     start = Magnitude().solve(problem).point
     compiled = LocalSearch().solve(problem, start=start)
-    monkeypatch.setattr(swaps, "_compiled", lambda: None)
+    monkeypatch.setattr(swaps, "has_numba", lambda: False)
     batched = LocalSearch().solve(problem, start=start)
     assert torch.equal(compiled.mask, batched.mask)
     assert compiled.value == pytest.approx(batched.value, rel=1e-9)
